@@ -1,0 +1,1 @@
+"""Stage 4: an encoder and shards become predictions, metrics with intervals, and tables."""

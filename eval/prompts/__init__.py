@@ -1,0 +1,1 @@
+"""The prompts of zero-shot classification, one readable YAML per dataset."""

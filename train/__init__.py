@@ -1,0 +1,1 @@
+"""Stage 3: shards become a run: recipe, model, loss, views, loop, checkpoints."""

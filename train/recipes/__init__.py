@@ -1,0 +1,1 @@
+"""The recipes of pre-training, one readable YAML each."""
