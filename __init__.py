@@ -1,3 +1,3 @@
-"""imitate: from a hospital archive of chest radiographs and reports to an evaluated vision-language model."""
+"""imitate: from a chest X-ray archive to an evaluated vision-language model."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command `imitate`: mounts the stages' commands, and turns errors into messages and exit codes."""
+"""The command `imitate`: the stages' commands, and errors as messages with exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ eval_commands.register(app)
 demo.register(app)
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it with the flag
+def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"imitate {__version__}")
         raise typer.Exit
@@ -67,6 +67,6 @@ def main() -> None:
 
 def _fail(message: str, code: Exit) -> None:
     if os.environ.get("IMITATE_DEBUG") == "1":
-        raise  # noqa: PLE0704 - called from the handlers above only
+        raise
     sys.stderr.write(f"imitate: {message}\n")
     sys.exit(code)

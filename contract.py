@@ -142,7 +142,7 @@ REASONS: dict[str, Reason] = {
 }
 
 
-class Reject(Exception):  # noqa: N818 - a verdict, not an error of the program
+class Reject(Exception):
     """One file's or report's verdict: a reason code, and a detail without patient data."""
 
     def __init__(self, reason: str, detail: str = "") -> None:

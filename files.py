@@ -186,9 +186,7 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     )
 
 
-def write_table(
-    path: Path, table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table
-) -> None:
+def write_table(path: Path, table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
     """Write a table of the contract: the only place where Parquet is written.
 
     Fixed schema, zstd, exactly 65,536 rows a row group, one chunk, so that equal rows are equal
@@ -210,9 +208,7 @@ def write_table(
         )
 
 
-def read_table(
-    path: Path, table: Table, columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_table(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table of the contract; InputError when missing, damaged or of other columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -221,11 +217,14 @@ def read_table(
         raise InputError(f"{table.name} table not found", where=str(path))
     wanted = list(columns or table.names)
     try:
-        data = pq.read_table(path, columns=wanted, partitioning=None)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            missing = [name for name in wanted if name not in file.schema_arrow.names]
+            data = None if missing else file.read(columns=wanted)
     except (pa.ArrowException, OSError, ValueError):
-        raise InputError(f"{table.name} table is not readable as Parquet", where=str(path)) from None
-    missing = [name for name in wanted if name not in data.column_names]
-    if missing:
+        raise InputError(
+            f"{table.name} table is not readable as Parquet", where=str(path)
+        ) from None
+    if data is None:
         raise InputError(f"{table.name} table lacks columns {', '.join(missing)}", where=str(path))
     return data.select(wanted)
 

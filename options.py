@@ -43,9 +43,7 @@ Limit = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
-        "--resume/--no-resume", help="Go on where it stopped.", rich_help_panel=BEHAVIOUR
-    ),
+    typer.Option("--resume/--no-resume", help="Go on where it stopped.", rich_help_panel=BEHAVIOUR),
 ]
 MaxFailures = Annotated[
     str | None,

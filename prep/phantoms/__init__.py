@@ -1,1 +1,1 @@
-"""Synthetic archives in the official layouts, for the demo and the tests; nothing in them is a patient's."""
+"""Synthetic archives in the official layouts; nothing in them is a patient's."""
