@@ -1,1 +1,1 @@
-"""Stage 2: prepared sets become verified WebDataset tar shards; order, reading and verification of shards."""
+"""Stage 2: prepared sets become verified WebDataset tar shards; their order, reading, checking."""

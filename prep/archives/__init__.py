@@ -1,1 +1,1 @@
-"""One file per archive: where its pictures, reports, labels and splits lie in the downloaded layout."""
+"""One file an archive: where pictures, reports, labels and splits lie in what is downloaded."""

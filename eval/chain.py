@@ -1,0 +1,141 @@
+"""The run that is evaluated, and what of the test set it has already seen."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contract import Access, Folders, InputError, UsageError
+from ..files import read_json, safe_name
+from ..shards.manifest import ShardSet
+from ..shards.order import Ordinals
+from .testset import TestSet
+
+# archives whose pictures are NIH ChestX-ray14's, under the same patients
+FAMILIES = {"nih": "nih", "rsna": "nih", "siim": "nih"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: its folder and its card."""
+
+    name: str
+    folder: Path
+    card: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """Seed of its pre-training."""
+        return int(self.card["seed"])
+
+    @property
+    def access(self) -> Access:
+        """Who may see it: that of the data it was trained on."""
+        return "open" if self.card["access"] == "open" else "credentialed"
+
+
+def choose_run(root: Path, name: str | None) -> Run:
+    """Return the run of that name, or the finished run that was finished last.
+
+    Raises InputError when there is none, or when the named one is not finished.
+    """
+    folders = Folders(root)
+    if name is not None:
+        run = _read(folders.run(safe_name(name)))
+        if run is None:
+            raise InputError(
+                f"there is no finished run {name}",
+                where=str(folders.run(name)),
+                todo="finish it with `imitate train`, or leave --run out for the newest one",
+            )
+        return run
+    found = [run for each in folders.names("runs") if (run := _read(folders.run(each)))]
+    if not found:
+        raise InputError(
+            "there is no finished run",
+            where=str(root / "runs"),
+            todo="train one with `imitate train`, or name weights with --encoder PATH",
+        )
+    return max(found, key=lambda run: (str(run.card["run"]["finished"]), run.name))
+
+
+def _read(folder: Path) -> Run | None:
+    if not (folder / "recipe.yaml").is_file() or not (folder / "model").is_dir():
+        return None
+    card = read_json(folder / "card.json")
+    return Run(name=folder.name, folder=folder, card=card) if card.get("finished") else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How much of a test split a training split holds; None where it cannot be measured."""
+
+    training_set: str
+    subjects: int | None = None
+    pictures: int | None = None
+    note: str = ""
+
+    def check(self) -> None:
+        """Raise UsageError under the protocol `clean` when the training split has test samples."""
+        if self.subjects or self.pictures:
+            raise UsageError(
+                f"{self}; the protocol clean refuses that",
+                todo="evaluate on another set, or train on one whose subjects are not in this test",
+            )
+
+    def __str__(self) -> str:
+        if self.subjects is None:
+            return f"overlap with the training set {self.training_set} not measured: {self.note}"
+        return (
+            f"overlap of the test split with the training set {self.training_set}: "
+            f"{self.subjects} subjects, {self.pictures} pictures"
+        )
+
+
+def overlap(tests: TestSet, run: Run, root: Path) -> Overlap:
+    """Intersect what the run was trained on with the test split.
+
+    Subjects are compared within an archive and its relatives only, since other archives number
+    theirs on their own. Pictures are compared by the BLAKE3 of their pixels.
+    """
+    name, digest = run.card["dataset"]["name"], run.card["dataset"]["digest"]
+    try:
+        training = ShardSet.open(Folders(root).shards(name))
+    except InputError:
+        return Overlap(training_set=name, note="its shards are not here")
+    if training.digest != digest:
+        return Overlap(training_set=name, note="its shards are of other content now")
+    learned, tested = training.rows("train"), tests.test.ordinals
+    subjects = _people(training, learned) & _people(tests.shards, tested)
+    seen = {bytes(value) for value in np.asarray(training.column("pixel_blake3"))[learned]}
+    pixels = np.asarray(tests.shards.column("pixel_blake3"))[tested]
+    pictures = sum(bytes(value) in seen for value in pixels)
+    return Overlap(training_set=name, subjects=len(subjects), pictures=pictures)
+
+
+def _people(shards: ShardSet, rows: Ordinals) -> set[tuple[str, str]]:
+    archives, subjects = shards.column("dataset"), shards.column("subject_id")
+    pairs = [(str(archives[i]), subjects[i]) for i in rows]
+    return {(FAMILIES.get(archive, archive), str(s)) for archive, s in pairs if s is not None}
+
+
+def norm_difference(tests: TestSet, run: Run, root: Path) -> list[str]:
+    """Return a line when grey levels of the run's pictures were made otherwise than the test's."""
+    with contextlib.suppress(InputError):
+        training = ShardSet.open(Folders(root).shards(run.card["dataset"]["name"]))
+        learned, tested = (_norms(shards) for shards in (training, tests.shards))
+        if learned and tested and learned != tested:
+            return [
+                f"grey levels differ: {training.name} was prepared with --norm {learned}, "
+                f"{tests.shards.name} with {tested}"
+            ]
+    return []
+
+
+def _norms(shards: ShardSet) -> str:
+    return ", ".join(sorted(shards.card.get("prep", {}).get("counts", {}).get("norm", {})))

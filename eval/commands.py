@@ -1,0 +1,128 @@
+"""The command `imitate eval`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..contract import UsageError
+from ..options import (
+    IO,
+    RESOURCES,
+    FaultBudget,
+    Json,
+    MaxFailures,
+    Progress,
+    Quiet,
+    Resume,
+    Root,
+    Workers,
+    say,
+)
+
+WHAT = "What is measured"
+
+Dataset = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A prepared set, such as rsna, openi or mimic.")
+]
+Task = Annotated[str, typer.Option("--task", help="linear, zeroshot or all.", rich_help_panel=WHAT)]
+Fraction = Annotated[
+    list[float],
+    typer.Option(
+        "--fraction", help="Share of the training labels; again for more.", rich_help_panel=WHAT
+    ),
+]
+Draws = Annotated[
+    int,
+    typer.Option("--draws", min=1, help="Draws of each share below 1.", rich_help_panel=WHAT),
+]
+Seeds = Annotated[
+    int,
+    typer.Option("--seeds", min=1, help="Controls, each newly drawn.", rich_help_panel=WHAT),
+]
+Control = Annotated[
+    bool,
+    typer.Option(
+        "--control/--no-control",
+        help="The same architecture with random weights beside every encoder.",
+        rich_help_panel=WHAT,
+    ),
+]
+RunName = Annotated[
+    str | None,
+    typer.Option("--run", help="Run to evaluate; the newest finished one.", rich_help_panel=IO),
+]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder",
+        metavar="PATH[,KEY=VALUE…]",
+        help="Weights from elsewhere: a ResNet file or a Hugging Face folder; keys size, resize, "
+        "channels, mean, std or norm.",
+        rich_help_panel=IO,
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RESOURCES)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command of this stage."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    dataset: Dataset,
+    task: Task = "all",
+    fraction: Fraction = [1.0],  # noqa: B006 - Typer reads it, nothing changes it
+    draws: Draws = 1,
+    seeds: Seeds = 1,
+    control: Control = True,
+    run: RunName = None,
+    encoder: Encoders = None,
+    root: Root = Path(),
+    device: Device = "auto",
+    workers: Workers = 1,
+    resume: Resume = True,
+    max_failures: MaxFailures = "0",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: Progress = "auto",
+) -> None:
+    """Evaluate encoders on a labelled set, with intervals, and keep every prediction."""
+    from ..work import Interrupts
+    from .run import TASKS, EvalOptions
+    from .session import Request, evaluate_set
+
+    start = time.monotonic()
+    if task not in (*TASKS, "all"):
+        raise UsageError(f"--task {task!r} is not one of {', '.join(TASKS)}, all")
+    budget = FaultBudget.parse(max_failures or "0")
+    request = Request(
+        root=root,
+        dataset=dataset,
+        run=run,
+        encoders=tuple(encoder or ()),
+        resume=resume,
+        budget=budget,
+        quiet=quiet,
+        options=EvalOptions(
+            tasks=TASKS if task == "all" else (task,),
+            fractions=tuple(fraction),
+            draws=draws,
+            seeds=seeds,
+            control=control,
+            device=device,
+            workers=workers,
+            progress="none" if quiet else progress,
+        ),
+    )
+    with Interrupts() as interrupts:
+        outcome = evaluate_set(request, interrupts)
+    result = outcome.as_json() | {"seconds": time.monotonic() - start}
+    say(result, outcome.as_text(), as_json=as_json)
+    budget.check(len(outcome.damaged), outcome.samples)

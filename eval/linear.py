@@ -1,0 +1,85 @@
+"""Linear probe: logistic regression per label on frozen features, its strength validation-tuned.
+
+Features are standardized with the mean and deviation of the training samples in use. The L2
+strength is the one of GRID with the least mean log-loss over all validation labels, one for the
+whole probe: a label with few validation cases cannot choose well alone. The problem is convex and
+the solver starts at zero, so the head has no random seed.
+
+Axes: N samples, C feature channels, L labels.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from .metrics import Floats, Part, Scored, thresholds_of
+
+GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse L2 strength, weights summed over samples
+WITHOUT_VALIDATION = 1e-2
+
+
+def probe(train: Part, validate: Part, test: Part) -> Scored:
+    """Fit on `train`, choose strength and thresholds on `validate`, score `test`."""
+    mean_C = train.features.mean(axis=0, dtype=np.float64)
+    spread_C = train.features.std(axis=0, dtype=np.float64)
+    spread_C[spread_C == 0] = 1.0
+    x_train, x_validate, x_test = (
+        (part.features - mean_C) / spread_C for part in (train, validate, test)
+    )
+    labels = train.targets.shape[1]
+    skipped = {
+        label: reason
+        for label in range(labels)
+        if (reason := _why_not(train.targets[:, label])) is not None
+    }
+    score_GNL = np.full((len(GRID), len(x_validate) + len(x_test), labels), np.nan)
+    both = np.concatenate([x_validate, x_test])
+    for label in set(range(labels)) - set(skipped):
+        known_N = ~np.isnan(train.targets[:, label])
+        score_GNL[:, :, label] = _path(x_train[known_N], train.targets[known_N, label], both)
+    best = _choose(score_GNL[:, : len(x_validate)], validate.targets)
+    validate_NL, test_NL = np.split(score_GNL[best], [len(x_validate)])
+    return Scored(
+        scores=test_NL,
+        thresholds=thresholds_of(validate.targets, validate_NL),
+        skipped=skipped,
+        strength=GRID[best],
+    )
+
+
+def _why_not(target_N: Floats) -> str | None:
+    known_N = target_N[~np.isnan(target_N)]
+    if not len(known_N):
+        return "no training label"
+    if len(np.unique(known_N)) < 2:
+        return "one class only among the training labels"
+    return None
+
+
+def _path(x_NC: Floats, target_N: Floats, other_MC: Floats) -> Floats:
+    """Return the probability of each of `other_MC` at every strength [G, M], strongest first."""
+    head = LogisticRegression(C=GRID[0], tol=1e-6, max_iter=1000, warm_start=True)
+    scores = []
+    for strength in GRID:
+        head.set_params(C=strength)
+        with warnings.catch_warnings():
+            # the grid's weakest strengths may not converge; validation judges what they give
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            head.fit(x_NC, target_N)
+        scores.append(head.predict_proba(other_MC)[:, 1] if len(other_MC) else np.empty(0))
+    return np.stack(scores)
+
+
+def _choose(score_GNL: Floats, target_NL: Floats) -> int:
+    """Return the index of the strength with the least mean log-loss; the stronger at a tie."""
+    used_NL = ~np.isnan(target_NL) & ~np.isnan(score_GNL[0])
+    if not used_NL.any():
+        return GRID.index(WITHOUT_VALIDATION)
+    score_GK = np.clip(score_GNL[:, used_NL], 1e-12, 1 - 1e-12)
+    target_K = target_NL[used_NL]
+    loss_GK = -np.where(target_K > 0, np.log(score_GK), np.log1p(-score_GK))
+    return int(np.argmin(loss_GK.mean(axis=1)))

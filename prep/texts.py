@@ -1,0 +1,127 @@
+"""Reports of any origin into one table of their sections, without pictures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contract import REJECTS, SECTIONS, InputError, Reject
+from ..files import write_table
+from ..options import reasons_text, say
+from ..work import Interrupts, Progress
+from .archives.loose import LooseReport, loose_reports
+from .archives.reports import close_archives
+from .chunk import Row
+from .conduct import check, pick
+from .policy import TextPolicy
+from .record import Sections
+from .sections import ReportParser, decode_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOutcome:
+    """How many reports came in and went out, and why the others did not."""
+
+    total: int
+    rejected: dict[str, int]
+
+
+def prepare_reports(paths: Sequence[Path], options: Mapping[str, Any]) -> None:
+    """Carry out `imitate prep reports`; its files are private, as a patient's texts are."""
+    start = time.monotonic()
+    budget, out = check(options), options["out"]
+    policy = pick(TextPolicy, options)
+    parser = ReportParser(compat=policy.compat, last_paragraph=policy.last_paragraph)
+    umask = os.umask(0o077)
+    try:
+        progress = "none" if options["quiet"] else options["progress"]
+        done = write_sections(paths, out, parser, progress=progress)
+    finally:
+        os.umask(umask)
+    faults = sum(done.rejected.values())
+    result = {
+        "dataset": "reports",
+        "in": done.total,
+        "out": done.total - faults,
+        "rejected": done.rejected,
+        "path": str(out),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    sentence = (
+        f"wrote the sections of {done.total - faults} of {done.total} reports to {out}; "
+        f"left out: {reasons_text(done.rejected)}"
+    )
+    say(result, sentence, as_json=options["as_json"])
+    budget.check(faults, done.total)
+
+
+def rejects_path(out: Path) -> Path:
+    """Return where the rejects of a table of sections go: beside it."""
+    return out.with_name(f"{out.stem}.rejects.parquet")
+
+
+def write_sections(
+    paths: Sequence[Path], out: Path, parser: ReportParser, *, progress: str
+) -> TextOutcome:
+    """Write the sections of every report below `paths`, sorted by report_id, and the rejects.
+
+    Of two reports with one id the second is rejected. Raises InputError when there is no report,
+    or none that can be read.
+    """
+    reports = list(loose_reports(paths))
+    if not reports:
+        raise InputError("no report", where=", ".join(map(str, paths)))
+    rows: dict[str, Row] = {}
+    rejects: list[Row] = []
+    with Interrupts() as interrupts, Progress("prep reports", len(reports), progress) as bar:
+        for report in reports:
+            interrupts.check()
+            try:
+                if report.report_id in rows:
+                    raise Reject("duplicate_name")
+                rows[report.report_id] = _row(report, parser)
+            except Reject as reject:
+                rejects.append(_reject_row(report, reject))
+            bar.advance(1)
+    close_archives()
+    rejected = Counter(row["reason"] for row in rejects)
+    if not rows:
+        raise InputError(f"no report can be read: {reasons_text(rejected)}")
+    rejects.sort(key=lambda row: (row["source"], row["reason"]))
+    write_table(rejects_path(out), REJECTS, rejects)
+    write_table(out, SECTIONS, [rows[report_id] for report_id in sorted(rows)])
+    return TextOutcome(total=len(reports), rejected=dict(rejected))
+
+
+def _row(report: LooseReport, parser: ReportParser) -> Row:
+    content = report.content
+    if isinstance(content, Reject):
+        raise content
+    if isinstance(content, Sections):
+        text = parser.from_sections(content.findings, content.impression, dict(content.others))
+    else:
+        text = parser.parse(decode_report(content), report.report_id)
+    return {
+        "report_id": report.report_id,
+        "findings": text.findings,
+        "impression": text.impression,
+        "sections": text.sections,
+        "spans": text.spans,
+        "section_source": text.section_source,
+    }
+
+
+def _reject_row(report: LooseReport, reject: Reject) -> Row:
+    return {
+        "source": report.source,
+        "image_id": None,
+        "study_id": report.report_id,
+        "stage": "reports",
+        "reason": reject.reason,
+        "detail": reject.detail,
+    }

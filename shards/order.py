@@ -1,0 +1,100 @@
+"""The order of samples: a pure function of the samples, a seed and the epoch.
+
+Every draw of the package comes from a Philox generator whose key is the BLAKE3 of what the draw
+is for, so no draw depends on another one, on the number of ranks or on how far a run has come.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import blake3
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import UsageError
+from ..files import canonical_json
+
+Ordinals = NDArray[np.int64]
+
+
+def philox(purpose: str, seed: int, *rest: int | str) -> np.random.Generator:
+    """Return the generator of one purpose: Philox keyed by BLAKE3 over (purpose, seed, *rest)."""
+    digest = blake3.blake3(canonical_json([purpose, seed, *rest])).digest()
+    key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def permutation(n: int, *, purpose: str, seed: int, epoch: int) -> Ordinals:
+    """Return a permutation of range(n): the stable argsort of n raw Philox draws.
+
+    NumPy promises the stream of a bit generator for ever, but not what `Generator.permutation`
+    makes of it; so the sorting is ours and a golden test pins it.
+    """
+    draws = philox(purpose, seed, epoch).bit_generator.random_raw(n)
+    return np.argsort(draws, kind="stable").astype(np.int64)
+
+
+class EpochPlan:
+    """Which samples each step of a training run sees, for any step at once.
+
+    `rows` are the ordinals to train on. An epoch takes them in a permutation of its own and drops
+    the remainder that fills no batch. The state of a run is its number of steps, nothing else:
+    `batch(step)` costs one permutation, however far the run has come.
+
+    Raises UsageError when there are fewer rows than one global batch takes.
+    """
+
+    def __init__(self, rows: Ordinals, *, seed: int, global_batch: int) -> None:
+        if not 1 <= global_batch <= len(rows):
+            raise UsageError(
+                f"a global batch of {global_batch} cannot be filled from {len(rows)} samples",
+                where="batch size",
+                todo=f"choose a global batch between 1 and {len(rows)}",
+            )
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.seed = seed
+        self.global_batch = global_batch
+        self.steps_per_epoch = len(rows) // global_batch
+        self._lock = threading.Lock()
+        self._epoch = -1
+        self._order = self.rows
+
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch that an absolute step belongs to."""
+        return step // self.steps_per_epoch
+
+    def batch(self, step: int) -> Ordinals:
+        """Return the ordinals of the global batch of an absolute step.  # [global_batch]"""
+        first = (step % self.steps_per_epoch) * self.global_batch
+        return self._order_of(self.epoch_of(step))[first : first + self.global_batch]
+
+    def _order_of(self, epoch: int) -> Ordinals:
+        with self._lock:
+            if epoch != self._epoch:
+                places = permutation(
+                    len(self.rows), purpose="train order", seed=self.seed, epoch=epoch
+                )
+                self._order, self._epoch = self.rows[places], epoch
+                self._order.setflags(write=False)  # batches are views of it
+            return self._order
+
+
+def check_ranks(global_batch: int, ranks: int) -> None:
+    """Raise UsageError, naming the nearest sizes that work, unless ranks divide the batch."""
+    if global_batch % ranks == 0:
+        return
+    below = global_batch // ranks * ranks
+    sizes = " or ".join(str(size) for size in (below, below + ranks) if size)
+    raise UsageError(
+        f"a global batch of {global_batch} cannot be shared evenly by {ranks} processes",
+        where="batch size",
+        todo=f"the nearest sizes that work with {ranks} processes: {sizes}",
+    )
+
+
+def rank_slice(batch: Ordinals, *, rank: int, ranks: int) -> Ordinals:
+    """Return a rank's consecutive share of a global batch.  # [global_batch / ranks]"""
+    check_ranks(len(batch), ranks)
+    share = len(batch) // ranks
+    return batch[rank * share : (rank + 1) * share]

@@ -1,0 +1,285 @@
+"""One shard: written, read back, committed, or found to be committed already.
+
+A shard is committed by its index file, which is written after the tar is synced and renamed. A
+rerun trusts an index only if its rows are those that the prepared set asks for and the tar still
+has the hash in its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import blake3
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import SHARD_MANIFEST, Access, InputError, Reject
+from ..files import PARTIAL, blake3_hex, read_rows, set_private, sync_folder, write_table
+from .sample import (
+    MEMBERS,
+    facts_of,
+    hash16,
+    members_of,
+    prefix,
+    sizes_of,
+    span_size,
+    tar_format,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """All that one shard is made from; small, so that it travels to a worker cheaply.
+
+    `places` are the first byte and the length of each sample's record.  # [samples, 2]
+    """
+
+    folder: Path
+    prepared: Path
+    records: Path
+    places: NDArray[np.int64]
+    stem: str
+    start: int
+    access: Access
+    resume: bool
+
+    @property
+    def index(self) -> Path:
+        """The shard's index file, its commit mark."""
+        return self.folder / "index" / f"{self.stem}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """A committed shard and the samples that were damaged; `name` is empty if all of them were."""
+
+    stem: str
+    name: str
+    bytes: int
+    samples: int
+    blake3: str
+    sha256: str
+    rejects: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """A sample as planned: its JSON as bytes and parsed, and prep's files with their hashes."""
+
+    json: bytes
+    document: Mapping[str, Any]
+    image: str
+    mask: str | None
+    png_blake3: str
+    pixel_blake3: str
+
+
+def build_shard(task: ShardTask) -> ShardResult:
+    """Commit one shard, unless an earlier run did; the function that Dask workers run."""
+    set_private(task.access)
+    records = list(_records(task))
+    if task.resume and (done := _committed(task, records)):
+        return done
+    task.index.unlink(missing_ok=True)
+    return _write(task, records)
+
+
+def _records(task: ShardTask) -> Iterator[_Record]:
+    with task.records.open("rb") as handle:
+        for place, length in task.places.tolist():
+            handle.seek(place)
+            document, fields = handle.read(length).splitlines(keepends=True)
+            image, mask, png_blake3, pixel_blake3 = json.loads(fields)
+            yield _Record(
+                json=document,
+                document=json.loads(document),
+                image=image,
+                mask=mask,
+                png_blake3=png_blake3,
+                pixel_blake3=pixel_blake3,
+            )
+
+
+def _committed(task: ShardTask, records: Sequence[_Record]) -> ShardResult | None:
+    """Return the result of an earlier run if its index and tar are what this run would write."""
+    try:
+        rows = read_rows(task.index, SHARD_MANIFEST)
+        names = {row["shard"] for row in rows}
+        if len(rows) != len(records) or len(names) != 1:
+            return None
+        if not all(_same(*pair, task.prepared) for pair in zip(rows, records, strict=True)):
+            return None
+        name = names.pop()
+        hasher, sha = blake3.blake3(), hashlib.sha256()
+        size = 0
+        with (task.folder / "shards" / name).open("rb") as tar:
+            while block := tar.read(1 << 20):
+                hasher.update(block)
+                sha.update(block)
+                size += len(block)
+    except (InputError, OSError):
+        return None
+    if name != f"{task.stem}-{hasher.hexdigest()[:12]}.tar":
+        return None
+    return ShardResult(
+        stem=task.stem,
+        name=name,
+        bytes=size,
+        samples=len(rows),
+        blake3=str(hasher.hexdigest()),
+        sha256=sha.hexdigest(),
+        rejects=(),
+    )
+
+
+def _same(row: Mapping[str, Any], record: _Record, prepared: Path) -> bool:
+    """Tell whether an index row is the one that this record would give."""
+    mask = (prepared / record.mask).read_bytes() if record.mask else None
+    return (
+        row["json_blake3"] == hash16(record.json)
+        and row["png_blake3"] == bytes.fromhex(record.png_blake3)[:16]
+        and row["mask_blake3"] == (None if mask is None else hash16(mask))
+        and row["pixel_blake3"] == bytes.fromhex(record.pixel_blake3)[:16]
+        and facts_of(record.document).items() <= row.items()
+    )
+
+
+def _write(task: ShardTask, records: Sequence[_Record]) -> ShardResult:
+    folder = task.folder / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{PARTIAL}{os.getpid()}-{task.stem}.tar"
+    try:
+        with partial.open("wb") as handle:
+            tar = _HashedFile(handle)
+            rows, rejects = _write_samples(task.prepared, records, tar)
+            handle.flush()
+            os.fsync(handle.fileno())
+        check_layout(partial, rows)
+        digest = tar.blake3.hexdigest()
+        name = f"{task.stem}-{digest[:12]}.tar" if rows else ""
+        if rows:
+            partial.replace(folder / name)
+            sync_folder(folder)
+    finally:
+        partial.unlink(missing_ok=True)
+    table = [row | {"shard": name, "ordinal": task.start + i} for i, row in enumerate(rows)]
+    write_table(task.index, SHARD_MANIFEST, table)
+    return ShardResult(
+        stem=task.stem,
+        name=name,
+        bytes=tar.size,
+        samples=len(rows),
+        blake3=digest,
+        sha256=tar.sha256.hexdigest(),
+        rejects=tuple(rejects),
+    )
+
+
+class _HashedFile:
+    """A binary file that hashes what is written to it."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self.blake3, self.sha256, self.size = blake3.blake3(), hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.blake3.update(data)
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._handle.write(data)
+
+
+def _write_samples(
+    prepared: Path, records: Sequence[_Record], tar: _HashedFile
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write every sample that still has its hash; return the index rows and the rejects."""
+    os.environ["WDS_SECURE"] = "1"  # refuse shell pipes and pickles, ours has neither
+    import webdataset
+
+    rows: list[dict[str, Any]] = []
+    rejects: list[dict[str, Any]] = []
+    with webdataset.TarWriter(tar, encoder=False, mtime=0, user="", group="") as writer:
+        # the writer's own argument for it has no effect; the bytes of short names are the same
+        writer.tarstream.format = tar_format(record.document["key"] for record in records)
+        for record in records:
+            try:
+                members = _read_members(prepared, record)
+            except Reject as reject:
+                rejects.append(_reject_row(record, reject))
+                continue
+            offset = writer.tarstream.offset
+            writer.write({"__key__": record.document["key"], **members})
+            rows.append(_row(record, members, offset))
+    return rows, rejects
+
+
+def _read_members(prepared: Path, record: _Record) -> dict[str, bytes]:
+    """Return the files of a sample by member kind; Reject when one is not as prepared."""
+    members = {"json": record.json, "png": _read(prepared / record.image, "picture")}
+    if blake3_hex(members["png"]) != record.png_blake3:
+        raise Reject("sample_damaged", "the picture no longer has its hash")
+    if record.mask is not None:
+        members["mask.png"] = _read(prepared / record.mask, "mask")
+    return members
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise Reject("sample_damaged", f"the {what} is missing or unreadable") from None
+
+
+def _row(record: _Record, members: Mapping[str, bytes], offset: int) -> dict[str, Any]:
+    """Return the index row of a sample, all but the shard's name and the ordinal."""
+    key = record.document["key"]
+    sizes = {kind: len(data) for kind, data in members.items()}
+    hashes = {"png": bytes.fromhex(record.png_blake3)[:16]}  # just compared with the picture
+    row = facts_of(record.document) | {
+        "offset": offset,
+        "size": span_size(key, sizes),
+        "pixel_blake3": bytes.fromhex(record.pixel_blake3)[:16],
+    }
+    for kind in MEMBERS:
+        row |= {f"{prefix(kind)}_{name}": None for name in ("off", "len", "blake3")}
+    for member in members_of(key, sizes, offset):
+        name = prefix(member.kind)
+        row[f"{name}_off"] = member.data - offset
+        row[f"{name}_len"] = member.size
+        row[f"{name}_blake3"] = hashes.get(name) or hash16(members[member.kind])
+    return row
+
+
+def _reject_row(record: _Record, reject: Reject) -> dict[str, Any]:
+    ids = {name: record.document[name] for name in ("source", "image_id", "study_id")}
+    return ids | {"stage": "shard", "reason": reject.reason, "detail": reject.detail}
+
+
+def check_layout(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Walk a tar with the standard library and compare names, places and sizes with its rows.
+
+    Raises InputError when they differ, as on a disk that loses writes.
+    """
+    expected = [
+        (member.name, member.data, member.size)
+        for row in rows
+        for member in members_of(row["key"], sizes_of(row), row["offset"])
+    ]
+    try:
+        with tarfile.open(path, "r:") as tar:
+            found = [(info.name, info.offset_data, info.size) for info in tar]
+    except (tarfile.TarError, OSError):
+        found = []
+    if found != expected:
+        raise InputError(
+            "a shard does not read back as it was written",
+            where=str(path),
+            todo="check the disk, then run the same command again",
+        )

@@ -1,0 +1,127 @@
+"""A small labelled set, prepared and sharded, and a tiny run whose features tell its labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from imitate.contract import MANIFEST, SCHEMA_VERSION, Folders
+from imitate.files import blake3_hex, write_bytes, write_json, write_table, write_text
+
+SIZE = 16
+WORDS = ("Bright film.", "Dark film.", "No acute cardiopulmonary process.", "Pneumonia.")
+
+MakeSet = Callable[..., Path]
+
+
+def film(number: int, *, bright: bool) -> np.ndarray:
+    """Noise whose level tells the label, not without error."""
+    rng = np.random.default_rng(number)
+    return (rng.integers(0, 120, (SIZE, SIZE)) + 60 * bright).astype(np.uint8)
+
+
+def row(folder: Path, number: int, *, dataset: str, subjects: bool) -> dict[str, Any]:
+    bright = np.random.default_rng(1000 + number).random() < 0.4
+    pixels = film(number, bright=bright)
+    png = cv2.imencode(".png", pixels)[1].tobytes()
+    key = f"film-{number:03d}"
+    write_bytes(folder / "images" / f"{key}.png", png)
+    other = float(number % 3 == 0)
+    values = {
+        "key": key,
+        "dataset": dataset,
+        "subject_id": f"s{number // 2}" if subjects else None,
+        "study_id": f"t{number}",
+        "image_id": key,
+        "view": "LATERAL" if number % 17 == 16 else "PA",
+        "view_source": "metadata",
+        "split": ("train", "train", "validate", "test", "test")[number // 2 % 5],
+        "image": f"images/{key}.png",
+        "source": f"{key}.dcm",
+        "norm": "none",
+        "png_blake3": blake3_hex(png),
+        "pixel_blake3": blake3_hex(pixels.tobytes()),
+        "findings": WORDS[not bright],
+        "impression": WORDS[3 if bright else 2],
+        "section_source": "header",
+        "labels": {
+            "Pneumonia": float(bright),
+            "Edema": other if number % 5 else -1.0,
+            "Hernia": 0.0,
+        },
+        "label_source": "drawn",
+        "mask": None,
+    }
+    sides = dict.fromkeys(("height", "width", "source_height", "source_width"), SIZE)
+    geometry = {"scale_x": 1.0, "scale_y": 1.0, "offset_x": 0.0, "offset_y": 0.0}
+    return (
+        values
+        | sides
+        | geometry
+        | {"sections": {}, "sentences": {}, "boxes": [], "bits": 8, "orientation": 1}
+    )
+
+
+@pytest.fixture(scope="session")
+def make_set() -> MakeSet:
+    """Write a prepared set below a root and return the root."""
+
+    def make(
+        root: Path,
+        name: str = "phantom-rsna",
+        *,
+        n: int = 160,
+        first: int = 0,
+        dataset: str = "rsna",
+        subjects: bool = True,
+        access: str = "open",
+        **over: object,
+    ) -> Path:
+        folder = Folders(root).prepared(name)
+        numbers = range(first, first + n)
+        rows = [row(folder, i, dataset=dataset, subjects=subjects) | over for i in numbers]
+        write_table(folder / "manifest.parquet", MANIFEST, rows)
+        card = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "access": access}
+        write_json(folder / "card.json", card | {"counts": {"norm": {"none": n}}})
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """Write a finished run with a tiny, untrained model below a root; return its folder."""
+    torch.set_num_threads(1)
+    from imitate.train.backbone import BackboneConfig
+    from imitate.train.folder import save_model
+    from imitate.train.model import ImageConfig, ModelConfig, build_model
+    from imitate.train.text import TextConfig, build_text_encoder
+
+    def make(
+        root: Path,
+        name: str = "run",
+        *,
+        trained_on: dict[str, str] | None = None,
+        when: str = "1",
+        seed: int = 3,
+    ) -> Path:
+        image = ImageConfig(size=16, resize=16, channels=1, mean=(0.5,), std=(0.25,))
+        config = ModelConfig(backbone=BackboneConfig(name="tiny"), image=image, embed_dim=32)
+        text = build_text_encoder(TextConfig(model="tiny", pooling="mean"), texts=WORDS)
+        model = build_model(config, text_width=text.width, seed=seed)
+        folder = Folders(root).run(name)
+        facts = {
+            "access": "open",
+            "seed": seed,
+            "dataset": trained_on or {"name": "x", "digest": "0"},
+        }
+        save_model(model, text, folder / "model", facts)
+        write_json(folder / "card.json", facts | {"finished": True, "run": {"finished": when}})
+        write_text(folder / "recipe.yaml", "name: demo\n")
+        return folder
+
+    return make

@@ -1,0 +1,112 @@
+"""Features are computed once, survive a stop, and are computed again when the file is damaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imitate.contract import InputError, Stopped
+from imitate.eval.features import Extraction, cached, extract, to_bytes
+from imitate.shards.manifest import ShardSet
+from imitate.shards.plan import ShardOptions
+from imitate.shards.reader import ShardReader
+from imitate.shards.write import write_shards
+from imitate.work import Interrupts
+
+INPUTS = {"encoder": "means"}
+ROWS = np.arange(150)
+
+
+class Means:
+    """A forward pass: mean and deviation of each picture; counts the pictures it saw."""
+
+    def __init__(self, interrupts: Interrupts | None = None, *, stop_after: int = 10**9) -> None:
+        self.seen, self.interrupts, self.stop_after = 0, interrupts, stop_after
+
+    def __call__(self, image_BHW: np.ndarray) -> np.ndarray:
+        self.seen += len(image_BHW)
+        if self.interrupts and self.seen >= self.stop_after:
+            self.interrupts.signal = 2
+        x_BHW = image_BHW.astype(np.float32)
+        return np.stack([x_BHW.mean(axis=(1, 2)), x_BHW.std(axis=(1, 2))], axis=1)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, make_set: Callable[..., Path]) -> ShardReader:
+    report = write_shards(make_set(tmp_path), "phantom-rsna", ShardOptions(samples=30))
+    return ShardReader(ShardSet.open(report.path))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imitate.eval.features.BATCH", 8)
+    monkeypatch.setattr("imitate.eval.features.CHUNK", 32)
+
+
+def work(reader: ShardReader, forward: Means, interrupts: Interrupts | None = None) -> Extraction:
+    return Extraction(
+        reader=reader,
+        forward=forward,
+        workers=2,
+        progress="none",
+        interrupts=interrupts or Interrupts(),
+    )
+
+
+def test_features_are_those_of_each_picture(reader: ShardReader, tmp_path: Path) -> None:
+    found = extract(work(reader, Means()), ROWS, path=tmp_path / "x.npy", inputs=INPUTS)
+    assert found.values == pytest.approx(Means()(reader.images(ROWS)))
+    assert found.damaged == frozenset()
+    again = cached(tmp_path / "x.npy", ROWS, INPUTS)
+    assert again is not None and (again.values == found.values).all()
+
+
+def test_stopped_work_goes_on_where_it_was_with_the_same_bytes(
+    reader: ShardReader, tmp_path: Path
+) -> None:
+    extract(work(reader, Means()), ROWS, path=tmp_path / "whole.npy", inputs=INPUTS)
+    path, interrupts = tmp_path / "x.npy", Interrupts()
+    with pytest.raises(Stopped):
+        forward = Means(interrupts, stop_after=64)
+        extract(work(reader, forward, interrupts), ROWS, path=path, inputs=INPUTS)
+    rest = Means()
+    extract(work(reader, rest), ROWS, path=path, inputs=INPUTS)
+    assert rest.seen == len(ROWS) - 64
+    assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert not list(tmp_path.glob(".parts*"))
+
+
+def test_parts_of_another_encoder_are_not_taken(reader: ShardReader, tmp_path: Path) -> None:
+    path, interrupts = tmp_path / "x.npy", Interrupts()
+    with pytest.raises(Stopped):
+        forward = Means(interrupts, stop_after=64)
+        extract(work(reader, forward, interrupts), ROWS, path=path, inputs=INPUTS)
+    rest = Means()
+    extract(work(reader, rest), ROWS, path=path, inputs={"encoder": "another"})
+    assert rest.seen == len(ROWS)
+
+
+def test_a_damaged_or_foreign_file_is_not_taken(reader: ShardReader, tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    assert cached(path, ROWS, INPUTS) is None
+    extract(work(reader, Means()), ROWS, path=path, inputs=INPUTS)
+    assert cached(path, ROWS, {"encoder": "another"}) is None
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert cached(path, ROWS, INPUTS) is None
+
+
+def test_numbers_that_are_none_are_an_error(reader: ShardReader, tmp_path: Path) -> None:
+    class Broken(Means):
+        def __call__(self, image_BHW: np.ndarray) -> np.ndarray:
+            return np.full((len(image_BHW), 2), np.nan)
+
+    with pytest.raises(InputError, match="finite"):
+        extract(work(reader, Broken()), ROWS, path=tmp_path / "x.npy", inputs=INPUTS)
+
+
+def test_sixteen_bits_are_read_by_their_upper_half() -> None:
+    deep = np.array([[[0, 255, 256, 65_535]]], dtype=np.uint16)
+    assert to_bytes(deep).tolist() == [[[0, 0, 1, 255]]]

@@ -1,0 +1,106 @@
+"""Zero-shot scores where the answer is known, and the prompt files."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from imitate.eval.metrics import Part
+from imitate.eval.zeroshot import (
+    Pair,
+    embed_pairs,
+    pair_scores,
+    prompt_files,
+    prompts_for,
+    read_prompts,
+    zeroshot,
+)
+from imitate.prep.phantoms.film import KINDS
+from imitate.prep.phantoms.wording import LABELS, NORMAL_IMPRESSIONS, labels_in
+
+OPENI = (
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
+    *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening"),
+    *("Hernia", "normal"),
+)
+
+AXES = {"edema": [1.0, 0.0, 0.0], "swelling": [0.6, 0.8, 0.0], "no edema": [0.0, 0.0, 2.0]}
+EDEMA = Pair(label="Edema", positive=("edema", "swelling"), negative=("no edema",), source="test")
+
+
+def toy(texts: Sequence[str]) -> np.ndarray:
+    return np.array([AXES[text] for text in texts])
+
+
+def test_ensemble_is_the_normalized_mean_of_normalized_prompts() -> None:
+    positive, negative = embed_pairs(toy, [EDEMA])
+    mean = np.array([0.8, 0.4, 0.0])
+    assert positive == pytest.approx((mean / np.linalg.norm(mean))[None])
+    assert negative == pytest.approx(np.array([[0.0, 0.0, 1.0]]))
+
+
+def test_score_is_the_softmax_share_of_the_positive_prompt() -> None:
+    images = np.array([[1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
+    positive, negative = embed_pairs(toy, [EDEMA])
+    scores = pair_scores(images, positive, negative)
+    for image, score in zip(images, scores[:, 0], strict=True):
+        up, down = np.exp(image @ positive[0]), np.exp(image @ negative[0])
+        assert score == pytest.approx(up / (up + down))
+    assert scores[0, 0] > 0.5 > scores[1, 0]
+
+
+def test_zeroshot_finds_the_threshold_on_validation() -> None:
+    images = np.array([[3.0, 0, 0], [2.0, 0, 0], [0, 0, 5.0], [0, 0, 1.0]])
+    targets = np.array([[1.0], [1.0], [0.0], [0.0]])
+    part = Part(features=images, targets=targets)
+    scored = zeroshot(toy, [EDEMA], part, part)
+    (threshold,) = scored.thresholds
+    assert threshold == pytest.approx(scored.scores[:2, 0].min())
+    assert (scored.scores[:2] > scored.scores[2:]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("mimic", LABELS),
+        ("openi", OPENI),
+        ("rsna", ["Pneumonia"]),
+        ("phantom-mimic", [*KINDS, "No Finding"]),
+        ("phantom-rsna", ["Pneumonia"]),
+    ],
+)
+def test_prompts_cover_the_labels_of_their_archive(name: str, labels: Sequence[str]) -> None:
+    assert sorted(read_prompts(name)) == sorted(labels)
+
+
+@pytest.mark.parametrize("name", prompt_files())
+def test_prompts_differ_between_sides_and_are_sentences(name: str) -> None:
+    for pair in read_prompts(name).values():
+        assert not set(pair.positive) & set(pair.negative)
+        for text in pair.positive + pair.negative:
+            assert text.endswith(".") and text[0].isupper() and text == text.strip()
+
+
+@pytest.mark.parametrize("name", ["phantom-mimic", "phantom-rsna"])
+def test_phantom_prompts_are_what_phantom_reports_say(name: str) -> None:
+    normal = set(NORMAL_IMPRESSIONS)
+    for label, pair in read_prompts(name).items():
+        stated = pair.negative if label == "No Finding" else pair.positive
+        clear = pair.positive if label == "No Finding" else pair.negative
+        assert set(clear) <= normal
+        for text in stated:
+            assert any(value in (1.0, -1.0) for value in labels_in(text).values()), text
+            assert label == "No Finding" or label in labels_in(text)
+
+
+def test_prompts_of_the_set_come_before_those_of_its_archive() -> None:
+    assert prompts_for(["phantom-rsna", "rsna"], ["Pneumonia"])[0].source.endswith(
+        "phantom-rsna.yaml"
+    )
+    assert prompts_for(["rsna-paper", "rsna"], ["Pneumonia"])[0].source == "prompts/rsna.yaml"
+
+
+def test_a_label_without_prompts_gets_the_plain_templates() -> None:
+    (pair,) = prompts_for(["elsewhere"], ["Pleural_Other"])
+    assert (pair.positive, pair.negative) == (("pleural other",), ("no pleural other",))
+    assert pair.source == "template"

@@ -1,0 +1,147 @@
+"""A small prepared set, written as prep writes one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from imitate.contract import MANIFEST, SCHEMA_VERSION, Folders
+from imitate.files import blake3_hex, write_json, write_table
+
+MakeSet = Callable[..., Path]
+
+# the program as a user runs it, without the other stages
+PROGRAM = """
+import sys
+import typer
+from imitate.contract import ImitateError
+from imitate.shards.commands import register
+
+app = typer.Typer()
+register(app)
+if __name__ == "__main__":
+    try:
+        app(standalone_mode=False)
+    except ImitateError as error:
+        sys.stderr.write(str(error))
+        sys.exit(error.code)
+"""
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    ok, data = cv2.imencode(".png", pixels)
+    assert ok
+    return data.tobytes()
+
+
+def sample(folder: Path, number: int, *, bits: int, size: int, long: bool) -> dict[str, Any]:
+    rng = np.random.default_rng(number)
+    kind = np.uint8 if bits == 8 else np.uint16
+    pixels: np.ndarray = rng.integers(0, 1 << bits, (size, size)).astype(kind)
+    png = png_of(pixels)
+    key = f"film-{number:04d}" + ("x" * 120 if long and number % 5 == 0 else "")
+    (folder / "images" / f"{key}.png").write_bytes(png)
+    mask = None
+    if number % 7 == 3:
+        mask = f"images/{key}.mask.png"
+        (folder / mask).write_bytes(png_of(np.greater(pixels, 99).astype(np.uint8)))
+    return {
+        "key": key,
+        "dataset": "phantom",
+        "subject_id": f"s{number // 3}",
+        "study_id": None if number % 4 == 0 else f"t{number // 2}",
+        "image_id": key.replace("film-", "film."),
+        "view": "PA" if number % 2 else None,
+        "view_source": "metadata",
+        "split": ("train", "train", "train", "validate", "test")[number % 5],
+        "image": f"images/{key}.png",
+        "height": size,
+        "width": size,
+        "bits": bits,
+        "source": f"files/{number}.dcm",
+        "source_height": 2 * size,
+        "source_width": 2 * size,
+        "orientation": 1,
+        "scale_x": 0.5,
+        "scale_y": 0.5,
+        "offset_x": 0.0,
+        "offset_y": -1.25,
+        "norm": "mimic",
+        "png_blake3": blake3_hex(png),
+        "pixel_blake3": blake3_hex(pixels.tobytes()),
+        "findings": "The lungs are cléar.\nNo effusion." if number % 3 else "",
+        "impression": f"Normal film {number}.",
+        "sections": {"impression": f"Normal film {number}.", "HISTORY": "cough"},
+        "sentences": {"impression": [f"Normal film {number}."], "findings": []},
+        "section_source": "header",
+        "labels": {"Edema": float(number % 2), "Atelectasis": -1.0},
+        "label_source": "phantom",
+        "boxes": [{"x": 1.0, "y": 2.0, "w": 3.0, "h": 4.5, "label": "Edema"}] * (number % 2),
+        "mask": mask,
+    }
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> MakeSet:
+    """Write a prepared set below the root and return its folder; equal arguments, equal bytes."""
+
+    def make(
+        name: str = "phantom",
+        n: int = 40,
+        *,
+        root: Path | None = None,
+        bits: int = 8,
+        size: int = 16,
+        access: str = "open",
+        long: bool = False,
+    ) -> Path:
+        folder = Folders(root or tmp_path).prepared(name)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        rows = [sample(folder, i, bits=bits, size=size, long=long) for i in range(n)]
+        write_table(folder / "manifest.parquet", MANIFEST, sorted(rows, key=lambda r: r["key"]))
+        card = {
+            "schema_version": SCHEMA_VERSION,
+            "dataset": name,
+            "access": access,
+            "options": {"size": size},
+            "run": {"finished": str(np.random.default_rng().random())},
+        }
+        write_json(folder / "card.json", card)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> list[str]:
+    """The command line that runs `shard` and `verify` in a process of its own."""
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return [sys.executable, str(path)]
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(program: list[str], tmp_path: Path) -> Run:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def keep_umask() -> Iterator[None]:
+    """Credentialed sets narrow the umask of the process; the next test starts with the old one."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)

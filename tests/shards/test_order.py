@@ -1,0 +1,98 @@
+"""The order of samples: pinned, complete, and the same on any number of ranks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imitate.contract import UsageError
+from imitate.shards.order import EpochPlan, check_ranks, permutation, philox, rank_slice
+
+
+def test_draws_are_pinned() -> None:
+    # a change here makes every earlier run impossible to resume
+    draws = [int(draw) for draw in philox("a", 0).bit_generator.random_raw(3)]
+    assert draws == [0x4D90B88E206F6D59, 0x37780E81229003C5, 0xCADE51025CEC93A6]
+    first = permutation(10, purpose="train order", seed=0, epoch=0)
+    assert first.tolist() == [0, 9, 2, 5, 6, 8, 3, 4, 7, 1]
+    other = permutation(10, purpose="train order", seed=1, epoch=2)
+    assert other.tolist() == [5, 6, 9, 0, 7, 1, 3, 4, 8, 2]
+
+
+def test_every_part_of_the_key_changes_the_draws() -> None:
+    made = [
+        philox("a", 0),
+        philox("b", 0),
+        philox("a", 1),
+        philox("a", 0, 0),
+        philox("a", 0, "0"),
+        philox("a", 0, 0, 1),
+    ]
+    assert len({int(generator.bit_generator.random_raw()) for generator in made}) == len(made)
+
+
+@given(n=st.integers(0, 300), seed=st.integers(0, 2**40), epoch=st.integers(0, 50))
+def test_a_permutation_holds_each_number_once(n: int, seed: int, epoch: int) -> None:
+    order = permutation(n, purpose="p", seed=seed, epoch=epoch)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(n))
+    assert np.array_equal(order, permutation(n, purpose="p", seed=seed, epoch=epoch))
+
+
+@settings(max_examples=50)
+@given(n=st.integers(1, 120), batch=st.integers(1, 40), seed=st.integers(0, 9))
+def test_an_epoch_takes_whole_batches_of_distinct_rows(n: int, batch: int, seed: int) -> None:
+    rows = np.arange(n, dtype=np.int64) * 3 + 5
+    if batch > n:
+        with pytest.raises(UsageError):
+            EpochPlan(rows, seed=seed, global_batch=batch)
+        return
+    plan = EpochPlan(rows, seed=seed, global_batch=batch)
+    assert plan.steps_per_epoch == n // batch
+    for epoch in (0, 1, 3):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        assert {plan.epoch_of(step) for step in steps} == {epoch}
+        seen = np.concatenate([plan.batch(step) for step in steps])
+        assert len(seen) == len(set(seen.tolist())) == plan.steps_per_epoch * batch
+        assert set(seen.tolist()) <= set(rows.tolist())
+
+
+def test_epochs_differ() -> None:
+    plan = EpochPlan(np.arange(64), seed=0, global_batch=64)
+    assert plan.batch(0).tolist() != plan.batch(1).tolist()
+    assert sorted(plan.batch(0)) == sorted(plan.batch(1))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("stop", [0, 1, 7, 12, 13])
+def test_order_does_not_depend_on_ranks_or_on_where_a_run_stopped(ranks: int, stop: int) -> None:
+    rows, steps = np.arange(300), 26
+    one = EpochPlan(rows, seed=3, global_batch=24)
+    expected = [one.batch(step).tolist() for step in range(steps)]
+    got: list[list[int]] = []
+    for first, last in ((0, stop), (stop, steps)):
+        plans = [EpochPlan(rows, seed=3, global_batch=24) for _ in range(ranks)]
+        for step in range(first, last):
+            shares = [
+                rank_slice(plan.batch(step), rank=rank, ranks=ranks)
+                for rank, plan in enumerate(plans)
+            ]
+            got.append(np.concatenate(shares).tolist())
+    assert got == expected
+
+
+def test_a_batch_cannot_be_changed_by_mistake() -> None:
+    plan = EpochPlan(np.arange(8), seed=0, global_batch=4)
+    with pytest.raises(ValueError, match="read-only"):
+        plan.batch(0)[0] = 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "sizes"), [(100, 8, "96 or 104"), (5, 8, "8"), (7, 2, "6 or 8")]
+)
+def test_ranks_that_do_not_divide_are_told_the_nearest_sizes(
+    batch: int, ranks: int, sizes: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        check_ranks(batch, ranks)
+    assert error.value.todo.endswith(f": {sizes}")

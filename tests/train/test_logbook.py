@@ -1,0 +1,80 @@
+"""The logbook: one line a step, cut back on resume, and a picture."""
+
+import json
+import re
+
+import cv2
+import pytest
+
+from imitate.contract import UsageError
+from imitate.train.logbook import Logbook, draw_curves, read_metrics
+
+
+def row(step):
+    return {"step": step, "samples": 4 * step, "loss": 1 / step, "loss/findings": 2.0, "lr": 0.1}
+
+
+def test_metrics_are_one_json_line_a_step(tmp_path):
+    with Logbook(tmp_path) as logbook:
+        for step in (1, 2, 3):
+            logbook.record(row(step))
+        assert logbook.rows() == [row(1), row(2), row(3)]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"step": 4, "lo'])
+def test_cutting_forgets_later_steps_and_half_lines(tmp_path, tail):
+    with Logbook(tmp_path) as logbook:
+        for step in (1, 2, 3):
+            logbook.record(row(step))
+    with (tmp_path / "metrics.jsonl").open("ab") as handle:
+        handle.write(tail)
+    with Logbook(tmp_path) as logbook:
+        logbook.cut_after(2)
+        logbook.record(row(3))
+        logbook.record(row(4))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [row(1), row(2), row(3), row(4)]
+
+
+def test_lines_go_to_the_log_and_to_stderr(tmp_path, capsys):
+    with Logbook(tmp_path) as logbook:
+        logbook.tell("first")
+    with Logbook(tmp_path, quiet=True) as logbook:
+        logbook.tell("second")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "first\n")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in lines] == [
+        "first",
+        "second",
+    ]
+
+
+def test_a_run_is_held_by_one_process(tmp_path):
+    with (
+        Logbook(tmp_path),
+        pytest.raises(UsageError, match="another process"),
+        Logbook(tmp_path),
+    ):
+        pass
+    with Logbook(tmp_path) as logbook:
+        logbook.record(row(1))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 501, 1300])
+def test_curves_are_a_picture(tmp_path, steps):
+    with Logbook(tmp_path) as logbook:
+        for step in range(1, steps + 1):
+            logbook.record(row(step))
+        logbook.draw()
+        assert draw_curves(logbook.rows()) == (tmp_path / "curves.png").read_bytes()
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert picture.shape == (660, 990, 3)
+    assert (picture < 200).any()
+
+
+def test_nothing_is_drawn_before_the_first_step(tmp_path):
+    with Logbook(tmp_path) as logbook:
+        logbook.draw()
+    assert not (tmp_path / "curves.png").exists()

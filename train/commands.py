@@ -1,0 +1,166 @@
+"""The commands `imitate train` and `imitate config`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..options import (
+    BEHAVIOUR,
+    IO,
+    RESOURCES,
+    DryRun,
+    FaultBudget,
+    Json,
+    MaxFailures,
+    Name,
+    Progress,
+    Quiet,
+    Resume,
+    Root,
+    say,
+)
+
+if TYPE_CHECKING:
+    from .run import TrainReport
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="[RECIPE]", help="A packaged recipe, or a YAML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A value of the recipe, as optim.lr=1e-4; repeat for more.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SET",
+        help="Shard set to train on; by default the only one with reports.",
+        rich_help_panel=IO,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-j",
+        min=1,
+        help="Threads that read and augment; by default one a core, 16 at most.",
+        rich_help_panel=RESOURCES,
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RESOURCES)
+]
+AllowDownload = Annotated[
+    bool,
+    typer.Option(
+        "--allow-download",
+        help="Fetch the text encoder from the hub if it is not here.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+
+MOST_THREADS = 16
+
+config = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this stage."""
+    app.command("train")(train)
+    app.add_typer(config, name="config")
+
+
+def train(
+    recipe: RecipeName = "imitate",
+    settings: Settings = None,
+    name: Name = None,
+    root: Root = Path(),
+    data: Data = None,
+    workers: Threads = None,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
+    resume: Resume = True,
+    max_failures: MaxFailures = "0.001%",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: Progress = "auto",
+) -> None:
+    """Train a recipe on a shard set; the same command goes on where it stopped."""
+    from dataclasses import asdict
+
+    from .forecast import forecast
+    from .recipe import load_recipe
+    from .run import TrainOptions, bind
+    from .run import train as train_run
+
+    chosen = load_recipe(recipe, settings or ())
+    options = TrainOptions(
+        data=data,
+        name=name,
+        workers=workers or _threads(),
+        resume=resume,
+        budget=FaultBudget.parse(max_failures or "0"),
+        device=device,
+        allow_download=allow_download,
+        progress=progress,
+        quiet=quiet,
+    )
+    if dry_run:
+        found = forecast(bind(root, chosen, options), allow_download=allow_download)
+        say(asdict(found), found.text(), as_json=as_json)
+        return
+    report = train_run(root, chosen, options)
+    result = {
+        "run": report.run,
+        "steps": report.steps,
+        "samples": report.samples,
+        "loss": report.loss,
+        "seconds": report.seconds,
+    }
+    say(result, _sentence(report, root), as_json=as_json)
+
+
+def _threads() -> int:
+    import os
+
+    return min(len(os.sched_getaffinity(0)), MOST_THREADS)
+
+
+def _sentence(report: TrainReport, root: Path) -> str:
+    what = f"{report.path}: {report.steps} steps, {report.samples} samples, loss {report.loss:.3f}"
+    when = "was finished before" if report.fresh else f"in {report.seconds:.0f} s"
+    where = "" if root == Path() else f" --root {shlex.quote(str(root))}"
+    damaged = f"; {report.damaged} damaged samples replaced (card.json)" if report.damaged else ""
+    return f"{what}, {when}{damaged}\nnext: imitate eval {shlex.quote(report.data)}{where}"
+
+
+@config.command("show")
+def show(recipe: RecipeName = "imitate", settings: Settings = None) -> None:
+    """Print a recipe with every value, as YAML."""
+    from .config import to_yaml
+    from .recipe import load_recipe
+
+    typer.echo(to_yaml(load_recipe(recipe, settings or ())), nl=False)
+
+
+@config.command("check")
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML file of a recipe.")],
+) -> None:
+    """Name every problem of a recipe file; exit 2 if there is one."""
+    from .recipe import load_recipe
+
+    found = load_recipe(file)
+    typer.echo(f"{file}: recipe {found.name}, no problems\nnext: imitate train {shlex.quote(file)}")

@@ -1,0 +1,172 @@
+"""Which run it is: its shard set, its name, its folder and its card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..contract import SCHEMA_VERSION, Folders, InputError, UsageError
+from ..files import digest_of, read_json, safe_name, write_json, write_text
+from ..shards.manifest import ShardSet
+from ..shards.order import Ordinals
+from ..work import command_line
+from .config import differences, read_yaml, to_tree, to_yaml
+from .recipe import Recipe
+
+PACKAGES = ("imitate-cxr", "torch", "transformers", "numpy", "opencv-python-headless")
+
+
+def training_rows(shards: ShardSet) -> Ordinals:
+    """Return the ordinals of the training split that have Findings or Impression."""
+    rows = shards.rows("train")
+    words = np.asarray(shards.column("n_findings"), dtype=np.int64) + shards.column("n_impression")
+    return rows[words[rows] > 0]
+
+
+def choose_set(root: Path, name: str | None) -> ShardSet:
+    """Return the shard set `name`, or the only one whose training split has text.
+
+    Raises UsageError that lists them when there are several, InputError when there is none.
+    """
+    folders = Folders(root)
+    todo = "prepare an archive with reports (`imitate prep mimic SRC`), then run `imitate shard`"
+    if name is not None:
+        found = [ShardSet.open(folders.shards(safe_name(name)))]
+    else:
+        found = [ShardSet.open(folders.shards(each)) for each in folders.names("shards")]
+    usable = [shards for shards in found if len(training_rows(shards))]
+    if not usable:
+        what = f"shard set {name} has" if name else "there is no shard set that has"
+        raise InputError(
+            f"{what} no reports to train on" if name else f"{what} reports to train on",
+            where=str(folders.shards(name or "*")),
+            todo=todo,
+        )
+    if len(usable) > 1:
+        raise UsageError(
+            f"several shard sets have reports: {', '.join(shards.name for shards in usable)}",
+            todo="choose one with --data SET",
+        )
+    return usable[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A run: its recipe, its data, its name and its folder."""
+
+    recipe: Recipe
+    shards: ShardSet
+    name: str
+    folder: Path
+
+    @property
+    def card_path(self) -> Path:
+        """File of the card."""
+        return self.folder / "card.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """Folder of the trained model."""
+        return self.folder / "model"
+
+    @property
+    def started(self) -> bool:
+        """Tell whether this run was started before; recipe.yaml is the mark."""
+        return (self.folder / "recipe.yaml").is_file()
+
+    def card(self) -> dict[str, Any] | None:
+        """Return the card of a run that was started before, else None."""
+        return read_json(self.card_path) if self.started else None
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the card of a finished run, else None."""
+        card = self.card()
+        return card if card and card["finished"] else None
+
+    def begin(self, card: Mapping[str, Any]) -> None:
+        """Write the card and the resolved recipe of a run that starts or goes on."""
+        write_json(self.card_path, card)
+        write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
+
+
+def identify(
+    root: Path, recipe: Recipe, shards: ShardSet, *, name: str | None, resume: bool
+) -> Identity:
+    """Return the run of a recipe on a shard set, new or the one started before.
+
+    The default name is `<recipe>-<set>-<8 hex>`, a function of the resolved recipe and the data
+    set's digest. Without `resume` it is the first free name beside it. Raises UsageError with the
+    differences when the run of that name has another recipe or other data.
+    """
+    digest = digest_of([recipe.digest, shards.digest])
+    wanted = safe_name(name or f"{recipe.name}-{shards.name}-{digest[:8]}")
+    number, free = 1, wanted
+    while not resume and Folders(root).run(free).exists():
+        number += 1
+        free = f"{wanted}-{number}"
+    run = Identity(recipe=recipe, shards=shards, name=free, folder=Folders(root).run(free))
+    _check_same(run)
+    return run
+
+
+def _check_same(run: Identity) -> None:
+    card = run.card()
+    if card is None:
+        return
+    there = read_yaml(run.folder / "recipe.yaml") | {"data set": card["dataset"]["digest"]}
+    here = to_tree(run.recipe) | {"data set": run.shards.digest}
+    found = differences(there, here)
+    if found:
+        raise UsageError(
+            "the run of this name has another recipe or other data:\n  " + "\n  ".join(found),
+            where=str(run.folder),
+            todo="choose another --name, or leave it out for the run's own name",
+        )
+
+
+def new_card(run: Identity, facts: Mapping[str, Any], *, device: torch.device) -> dict[str, Any]:
+    """Return the card of a run: where everything came from; times and machine under `run`."""
+    source = run.shards.card.get("source", {})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": run.name,
+        "recipe": run.recipe.name,
+        "recipe_digest": run.recipe.digest,
+        "seed": run.recipe.seed,
+        "access": run.shards.access,
+        "dataset": {
+            "name": run.shards.name,
+            "digest": run.shards.digest,
+            "prepared": source,
+        },
+        **facts,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "finished": False,
+        "run": {
+            "command": command_line(),
+            "started": time.strftime("%FT%TZ", time.gmtime()),
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+            "machine": platform.platform(),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def machine_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return a line on what differs between two cards that may change the last bits, or None."""
+    was = {**before["versions"], **before["run"]}
+    is_ = {**now["versions"], **now["run"]}
+    names = ("device", "threads", "torch", "numpy")
+    changed = [f"{n} {was.get(n)} before, {is_[n]} now" for n in names if was.get(n) != is_[n]]
+    if not changed:
+        return None
+    return f"goes on with {'; '.join(changed)}: the same samples, but not the same last bits"
