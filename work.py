@@ -251,7 +251,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # None listens on 0.0.0.0:8787 all the same
                 silence_logs=50,
             ) as cluster,
             Client(cluster) as client,

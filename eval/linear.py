@@ -26,7 +26,8 @@ def probe(train: Part, validate: Part, test: Part) -> Scored:
     """Fit on `train`, choose strength and thresholds on `validate`, score `test`."""
     mean_C = train.features.mean(axis=0, dtype=np.float64)
     spread_C = train.features.std(axis=0, dtype=np.float64)
-    spread_C[spread_C == 0] = 1.0
+    # what is left of a constant channel is rounding, and must not be blown up
+    spread_C[spread_C <= 1e-6 * np.abs(mean_C)] = 1.0
     x_train, x_validate, x_test = (
         (part.features - mean_C) / spread_C for part in (train, validate, test)
     )

@@ -31,8 +31,9 @@ from ..files import (
     write_table,
     write_text,
 )
+from ..train.run import pick_device
 from ..work import Interrupts
-from .encoder import Encoder, Source, chosen_device
+from .encoder import Encoder, Source
 from .features import Features, Pictures
 from .linear import GRID, probe
 from .metrics import Part
@@ -154,7 +155,7 @@ class Evaluation:
         return bool(read_json(mark)["predictions"] == blake3_file(table))
 
     def _pictures(self, cell: Cell, interrupts: Interrupts) -> Pictures:
-        source, device = self.source, chosen_device(self.options.device)
+        source, device = self.source, pick_device(self.options.device).type
 
         def load() -> Encoder:
             if cell.encoder == CONTROL:

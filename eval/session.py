@@ -16,7 +16,8 @@ from ..shards.manifest import ShardSet
 from ..shards.write import options_for, write_shards
 from ..work import Interrupts
 from .chain import Overlap, Run, choose_run, norm_difference, overlap
-from .encoder import OurModel, Source, parse_encoder
+from .encoder import OurModel, Source
+from .foreign import parse_encoder
 from .run import EvalOptions, Evaluation
 from .table import PROTOCOL, render
 from .testset import TestSet, open_testset
@@ -168,7 +169,7 @@ def _facts(request: Request, tests: TestSet, asked: _Asked) -> dict[str, Any]:
         "access": _access(tests, asked),
         "overlap": asdict(seen),
         "label_source": counts.get("label_source", {}),
-        "weights": asked.source.facts,
+        "image": dict(asked.source.image),
     }
 
 

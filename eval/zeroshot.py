@@ -97,7 +97,8 @@ def unit(x_ND: Floats) -> Floats:
     """Return rows of length one, in float64; a zero row stays zero."""
     x_ND = np.asarray(x_ND, dtype=np.float64)
     length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
-    return np.divide(x_ND, length_N1, out=np.zeros_like(x_ND), where=length_N1 > 0)
+    unit_ND: Floats = np.divide(x_ND, length_N1, out=np.zeros_like(x_ND), where=length_N1 > 0)
+    return unit_ND
 
 
 def zeroshot(embed: Embed, pairs: Sequence[Pair], validate: Part, test: Part) -> Scored:

@@ -96,7 +96,7 @@ def pick(policy: type[Policy], options: Options) -> Policy:
 def check(options: Options) -> FaultBudget:
     """Return the fault budget; UsageError for options that would fail only after the work."""
     one_of("--progress", options["progress"], ("auto", "bar", "lines", "none"))
-    return FaultBudget.parse(options["max_failures"] or "0")
+    return FaultBudget.parse(options["max_failures"] or "10%")
 
 
 def _ours(options: Options) -> list[Path]:

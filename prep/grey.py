@@ -59,29 +59,21 @@ def develop(film: Film, *, norm: str, bits: int, resample: Resample) -> np.ndarr
     Padding must not bleed into its neighbours, and `mimic` is defined on the whole picture:
     there the table comes first. Raises Reject blank_picture, or bad_bits for `none`.
     """
-    codes_HW = film.codes
-    low, high = _code_range(codes_HW)
-    padding, counts_K = None, np.zeros(0)
     if norm == "mimic":
-        counts_K = _histogram(codes_HW, film.bits)
-    elif film.padding is not None:
-        counts_K = _histogram(codes_HW, film.bits)
-        first, last = film.padding
-        padding = film.padding if counts_K[first : last + 1].any() else None
-        counts_K[first : last + 1] = 0
-        low, high = _ends(counts_K)
-    if low >= high:
-        raise Reject("blank_picture")
-    whole = norm == "mimic" or padding is not None
-    if not whole:
-        codes_HW = resample(codes_HW)
-        counts_K = _histogram(codes_HW, film.bits) if norm == "window" else counts_K
-    if norm == "mimic":
-        table_K = mimic_table(film, counts_K)
-    else:
-        table_K = _table(film, _levels(film, norm, counts_K, (low, high)), bits, padding)
-    shown_HW = _look_up(table_K, codes_HW)
-    return resample(shown_HW) if whole else shown_HW
+        table_K = mimic_table(film, _histogram(film.codes, film.bits))
+        return resample(_look_up(table_K, film.codes))
+    if film.padding is not None:
+        counts_K = _histogram(film.codes, film.bits)
+        padding = slice(film.padding[0], film.padding[1] + 1)
+        if counts_K[padding].any():
+            counts_K[padding] = 0
+            table_K = _table(film, _levels(film, norm, counts_K, _ends(counts_K)), bits)
+            table_K[padding] = 0  # black whatever was inverted
+            return resample(_look_up(table_K, film.codes))
+    ends = _code_range(film.codes)
+    small_HW = resample(film.codes)
+    counts_K = _histogram(small_HW, film.bits)
+    return _look_up(_table(film, _levels(film, norm, counts_K, ends), bits), small_HW)
 
 
 def mimic_table(film: Film, counts_K: np.ndarray) -> np.ndarray:
@@ -152,17 +144,11 @@ def _stretch(values_K: np.ndarray, low: float, high: float) -> np.ndarray:
     return (values_K - low) / (high - low)
 
 
-def _table(
-    film: Film, levels_K: np.ndarray, bits: int, padding: tuple[int, int] | None
-) -> np.ndarray:
-    """Return output levels: inversion comes after all else, and padding is black after it."""
+def _table(film: Film, levels_K: np.ndarray, bits: int) -> np.ndarray:
+    """Return the output level of each code; the inversion comes after all else."""
     top = (1 << bits) - 1
     table_K = np.rint(levels_K.clip(0, 1) * top).astype(np.uint8 if bits == 8 else np.uint16)
-    if film.inverted:
-        table_K = top - table_K
-    if padding is not None:
-        table_K[padding[0] : padding[1] + 1] = 0
-    return table_K
+    return top - table_K if film.inverted else table_K
 
 
 def _look_up(table_K: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
@@ -174,13 +160,19 @@ def _look_up(table_K: np.ndarray, codes_HW: np.ndarray) -> np.ndarray:
 
 
 def _code_range(codes_HW: np.ndarray) -> tuple[int, int]:
+    """Return the smallest and largest code; Reject blank_picture when they are one."""
     low, high, _, _ = cv2.minMaxLoc(codes_HW)
+    if low == high:
+        raise Reject("blank_picture")
     return int(low), int(high)
 
 
 def _ends(counts_K: np.ndarray) -> tuple[int, int]:
+    """Return the first and last code that is there; Reject blank_picture when they are one."""
     present = np.flatnonzero(counts_K)
-    return (int(present[0]), int(present[-1])) if present.size else (0, 0)
+    if present.size < 2:
+        raise Reject("blank_picture")
+    return int(present[0]), int(present[-1])
 
 
 def _histogram(codes_HW: np.ndarray, bits: int) -> np.ndarray:

@@ -14,11 +14,12 @@ import yaml
 
 COMBINED = "findings and impression"
 TITLE = "#title"  # the title of a study, "CHEST, TWO VIEWS"
+PART = "#part"  # a part of the body, "CHEST": the title of a study, or of a paragraph
 CORE = frozenset({"findings", "impression", COMBINED})
 
 LOUD = 2  # in capitals; 1 is with a capital, 0 in lower case as inside a sentence
 
-_UNKNOWN = re.compile(r"[A-Z][A-Z0-9 (),/&+-]{2,}")
+_UNKNOWN = re.compile(r"[A-Z][A-Z0-9 (),/&+'_-]{2,}")
 _JOINT = re.compile(r" ?([/,&+-]) ?")
 _LONGEST_NAME = 8  # words
 
@@ -43,7 +44,7 @@ class HeaderTable:
     words: dict[str, str]
     inner: frozenset[str]
     title: re.Pattern[str]
-    weak_title: re.Pattern[str]
+    part: re.Pattern[str]
     signature: re.Pattern[str]
 
 
@@ -63,7 +64,7 @@ def header_table() -> HeaderTable:
         words=facts["words"],
         inner=frozenset(facts["inner"]),
         title=_any_of(facts["title"]),
-        weak_title=_any_of(facts["weak_title"]),
+        part=_any_of(facts["part"]),
         signature=_signature(facts["signature"]),
     )
 
@@ -119,6 +120,8 @@ def _unknown_section(header: str) -> str | None:
     table = header_table()
     name = " ".join(header.lower().split())
     words = re.findall(r"[a-z]+", name)
+    if not _UNKNOWN.fullmatch(header):
+        return None
     titled = table.title.search(name)
     if len(words) > _LONGEST_NAME or (not titled and not table.inner.isdisjoint(words)):
         return None
@@ -127,6 +130,6 @@ def _unknown_section(header: str) -> str | None:
     worded = next((section for word, section in table.words.items() if word in words), None)
     if worded:
         return worded
-    if titled or table.weak_title.search(name):
+    if titled:
         return TITLE
-    return name if _UNKNOWN.fullmatch(header) else None
+    return PART if table.part.search(name) else name

@@ -1,9 +1,8 @@
-"""The sections of a report: what lies between its marks, and what of it is Findings or Impression."""
+"""The sections of a report: what lies between its marks, and what of it is Findings."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .headers import COMBINED, TITLE, header_table
@@ -54,38 +53,42 @@ def find_layout(text: str) -> Layout:
     title: Span | None = None
     above = ""
     for name, header, body in _bodies(text):
-        empty = body[0] == body[1]
-        if not empty and name not in _NEVER_LAST:
+        if body[0] == body[1]:
+            above = ""
+            if name == TITLE:
+                title = header
+                layout.add("examination", header)
+            continue
+        if name not in _NEVER_LAST:
             layout.last = name, body
-        if name == TITLE and empty:
-            title = header
-            layout.add("examination", header)
-        elif name == TITLE and above == "findings":
-            name = above
-            studies[-1] = studies[-1][0], (studies[-1][1][0], body[1])
-        elif name == TITLE:
-            titled.append((header, body))
-        elif name == "findings" and not empty:
+        if name == "findings":
             studies.append((title, body))
             title = None
-        elif not empty:
+        elif name != TITLE:
             layout.add(name, body)
-        above = "" if empty else name
+        elif above == "findings":
+            studies[-1] = studies[-1][0], (studies[-1][1][0], body[1])
+            continue
+        else:
+            titled.append((header, body))
+        above = name
     _settle_studies(layout, text, studies, titled)
     _settle_names(layout)
     return layout
 
 
-def _bodies(text: str) -> Iterator[tuple[str, Span, Span]]:
-    """Yield name, offsets of the header, and offsets of the text below, for each section."""
+def _bodies(text: str) -> list[tuple[str, Span, Span]]:
+    """Return name, offsets of the header, and offsets of the text below, of each section."""
     marks = section_marks(text)
-    ends = [mark.at for mark in marks] + [len(text)]
-    yield PREAMBLE, (0, 0), trimmed(text, 0, ends[0])
+    ends = [*[mark.at for mark in marks], len(text)]
     bearers, told = header_table().bearers, False
-    for mark, end in zip(marks, ends[1:], strict=True):
-        told = told or mark.name in bearers
-        name = mark.name if mark.name != RULE else SIGNATURE if told else PREAMBLE
-        yield name, (mark.start, mark.stop), trimmed(text, mark.body, end)
+    bodies = [(PREAMBLE, (0, 0), trimmed(text, 0, ends[0]))]
+    for i, (_, start, stop, body, name, *_) in enumerate(marks, 1):
+        told = told or name in bearers
+        if name == RULE:
+            name = SIGNATURE if told else PREAMBLE
+        bodies.append((name, (start, stop), trimmed(text, body, ends[i])))
+    return bodies
 
 
 def _settle_studies(
@@ -114,15 +117,17 @@ def _settle_names(layout: Layout) -> None:
     """Let other sections stand in for Findings and Impression, and split a combined one."""
     parts = layout.parts
     both = parts.pop(COMBINED, None)
-    for name, others in header_table().stand_ins.items():
-        other = next((other for other in others if other in parts), None)
-        if name not in parts and other and not both:
-            parts[name] = parts.pop(other)
-    missing = [name for name in ("findings", "impression") if name not in parts]
+    missing = [name for name in ("impression", "findings") if name not in parts]
     if both:
         parts.update(dict.fromkeys(missing or [COMBINED], both))
-    if len(missing) < 2 or both:
-        layout.source = "combined" if both and len(missing) == 2 else "header"
+        layout.source = "combined" if len(missing) == 2 else "header"
+        return
+    for name in missing:
+        other = next((o for o in header_table().stand_ins[name] if o in parts), None)
+        if other:
+            parts[name] = parts.pop(other)
+    if "impression" in parts or "findings" in parts:
+        layout.source = "header"
 
 
 def last_paragraph(text: str, layout: Layout) -> Span | None:

@@ -8,16 +8,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from .headers import (
-    COMBINED,
-    CORE,
-    LOUD,
-    TITLE,
-    Header,
-    header_table,
-    known_section,
-    read_header,
-)
+from .headers import CORE, LOUD, PART, TITLE, Header, header_table, read_header
+from .phrases import CUTS, Phrase, after_sentence, gap_before, inline_phrases, opens_inline
 
 RULE = "#rule"  # a line of underscores, or "FINAL REPORT": the part above ends here
 SIGNATURE = "signature"
@@ -26,33 +18,21 @@ ASIDES = frozenset({"addendum", "wet read"})  # written apart from the report; m
 # A line that may be a header, and how it shows: by a colon, by a dash, or alone on its line.
 # Every repeat is possessive or bounded, so that no text costs more than its length. The search
 # runs from line break to line break, which is several times faster than trying every "^".
-_HEADER = r"""[^\S\n]*+[*\#>]*+[^\S\n]*+(?:
-    (?P<rule>(?:_{10,}+|={20,}+|(?:FINAL|Final)[ ](?:REPORT|Report)[ ]?:?)[^\S\n]*+$)
-    |(?P<addendum>(?:FINAL[ ])?ADDENDUM)\b[*]*+:*+[*]*+
-    |(?P<wet_read>WET[ ]?READ)\b[*]*+:*+[*]*+
-    |(?P<head>[A-Za-z][A-Za-z \t(),/&+]{1,47}+)[*]*+(?:
-        :++[*]*+
-        |(?P<dash>(?:(?<=\s)[-–—]++>?|[-–—]++(?![A-Za-z/ ]{1,40}+:))[*]*+)
-        |(?P<alone>$))
-    |(?P<long>[A-Za-z][^\n:]{0,63}+):++[*]*+
-    |(?P<alone_long>[A-Z][A-Z0-9][A-Z0-9 ,()/&.'_-]{2,70}+$)
-    )"""
+_HEADER = r"""[^\S\n]*+(?:
+    (?P<rule>(?:_{10,}+|[=-]{20,}+|(?:FINAL|Final)[ ](?:REPORT|Report)[ ]?:?)[^\S\n]*+$)
+    |[*\#>=•-]*+[^\S\n]*+(?:
+        (?P<addendum>(?:FINAL[ ])?ADDENDUM)\b[*]*+:*+[*]*+
+        |(?P<wet_read>WET[ ]?READ)\b[*]*+:*+[*]*+
+        |(?P<head>[A-Za-z][A-Za-z \t(),/&+]{1,47}+)[*=]*+(?:
+            :++[*]*+
+            |(?P<dash>(?:(?<=\s)[-–—]++>?|[-–—]++(?![A-Za-z/ ]{1,40}+:))[*]*+)
+            |(?P<alone>$(?:\n[^\S\n]*+[=-]{3,}+[^\S\n]*+$)?))
+        |(?P<long>[A-Za-z][^\n:]{0,63}+):++[*]*+
+        |(?P<alone_long>[A-Z][A-Z0-9][A-Z0-9 ,()/&.'_-]{2,70}+$)
+    ))"""
 _FIRST_LINE = re.compile(_HEADER, re.VERBOSE | re.MULTILINE)
 _LATER_LINE = re.compile(rf"\n{_HEADER}", re.VERBOSE | re.MULTILINE)
-# Without a colon a missing section still opens at its name in capitals.
-_BARE = re.compile(
-    r"""
-    ^[^\S\n]*+(?P<first>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)(?=[^\S\n]++(?:[A-Z][a-z ]|\d))
-    |(?<=[.!?;:)\s])(?P<inner>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)[^\S\n]*+[-–—]++
-    """,
-    re.VERBOSE | re.MULTILINE,
-)
-_BARE_NAMES = frozenset({"findings", "impression"})
-_INLINE_WORD = re.compile(r"[A-Za-z()/]+|[&+]")
-_INLINE_REACH = 48  # characters before a colon that can hold a header
-_SENTENCE_ENDS = ".!?:;)]_*"
 _ALWAYS = {"rule": RULE, "addendum": "addendum", "wet_read": "wet read"}
-_CUTS = frozenset({"recommendations", "notification"})  # cut off Findings and Impression
 
 
 class Mark(NamedTuple):
@@ -64,6 +44,7 @@ class Mark(NamedTuple):
     body: int
     name: str
     loudness: int = LOUD
+    known: bool = True
 
 
 def section_marks(text: str) -> list[Mark]:
@@ -72,12 +53,14 @@ def section_marks(text: str) -> list[Mark]:
     signatures = [*_signatures(text, marks)]
     if signatures:
         marks = sorted({mark.at: mark for mark in marks + signatures}.values())
-    if any(mark.loudness < LOUD for mark in marks):
-        marks = _without_echoes(marks)
-    if any(mark.name in ASIDES for mark in marks):
+    names = {mark.name for mark in marks}
+    if not ASIDES.isdisjoint(names):
         marks = _without_asides(marks)
-    found = _inline_marks(text, marks)
-    return sorted(marks + found) if found else marks
+    if any([mark.loudness < LOUD or not mark.known for mark in marks]):
+        marks = [*_without_parts(text, _without_echoes(marks))]
+    opened = {mark.stop for mark in marks if text.startswith(":", mark.stop)}
+    phrases = inline_phrases(text, opened, names)
+    return _with_phrases(text, marks, phrases) if phrases else marks
 
 
 def _line_marks(text: str) -> Iterator[Mark]:
@@ -97,7 +80,7 @@ def _line_marks(text: str) -> Iterator[Mark]:
         sure = colon and header.known and header.loudness == LOUD
         if sure or _opens_line(text, match.end(), start, header, colon=colon, shouted=shouted):
             stop = start + len(words.rstrip())
-            yield Mark(match.start(), start, stop, match.end(), header.name, header.loudness)
+            yield Mark(match.start(), start, stop, match.end(), *header)
 
 
 def _opens_line(
@@ -110,29 +93,17 @@ def _opens_line(
     """
     if not header.known:
         if not colon:
-            return header.name == TITLE and not shouted and _after_blank_line(text, start)
+            return header.name in (TITLE, PART) and not shouted and _alone(text, start)
         is_time = text[body - 2 : body - 1].isdigit() and text[body : body + 1].isdigit()
         return not shouted and not is_time
     if not colon and header.name not in header_table().bearers:
         return header.loudness == LOUD and not shouted
     calm = header.name in CORE and colon
-    return header.loudness > 0 or calm or _after_sentence(text, start)
+    return header.loudness > 0 or calm or after_sentence(text, start)
 
 
-def _lead(text: str, start: int) -> tuple[str, int]:
-    """Return the last character before `start` that is no blank, and the line breaks after it."""
-    before = text[max(0, start - 200) : start]
-    lead = before.rstrip()
-    return lead[-1:], before.count("\n", len(lead))
-
-
-def _after_sentence(text: str, start: int) -> bool:
-    last, breaks = _lead(text, start)
-    return last in _SENTENCE_ENDS or breaks > 1
-
-
-def _after_blank_line(text: str, start: int) -> bool:
-    last, breaks = _lead(text, start)
+def _alone(text: str, start: int) -> bool:
+    last, breaks = gap_before(text, start)
     return not last or breaks > 1
 
 
@@ -141,15 +112,6 @@ def _signatures(text: str, marks: list[Mark]) -> Iterator[Mark]:
     body = next((mark.body for mark in marks if mark.name in table.bearers), 0)
     for match in table.signature.finditer(text, body):
         yield Mark(match.start(), match.end(), match.end(), match.start(), SIGNATURE)
-
-
-def _without_echoes(marks: list[Mark]) -> list[Mark]:
-    """Drop "findings:" where the report also has "FINDINGS:": a line of prose began with it."""
-    loudest: dict[str, int] = {}
-    for mark in marks:
-        if mark.name in CORE:
-            loudest[mark.name] = max(mark.loudness, loudest.get(mark.name, 0))
-    return [mark for mark in marks if mark.loudness >= loudest.get(mark.name, 0)]
 
 
 def _without_asides(marks: list[Mark]) -> list[Mark]:
@@ -165,84 +127,56 @@ def _without_asides(marks: list[Mark]) -> list[Mark]:
     for i, mark in enumerate(marks):
         if i >= skip or mark.name in ASIDES:
             kept.append(mark)
-        if i < skip or mark.name not in ASIDES:
+        if i < skip or mark.name not in ASIDES or not cores:
             continue
         after = bisect_right(rules, i)
         rule = rules[after] if after < len(rules) else len(marks)
-        if cores and rule < cores[-1]:
-            skip = rule
-        elif mark.name == "addendum" and cores and cores[0] < i:
+        if rule < cores[-1] or (mark.name == "addendum" and cores[0] < i):
             skip = rule
     return kept
 
 
-class _Phrase(NamedTuple):
-    """A known header inside a line: offsets of its words and of the text behind, its section."""
+def _without_echoes(marks: list[Mark]) -> list[Mark]:
+    """Drop "findings:" where the report also has "FINDINGS:": a line of prose began with it."""
+    loudest: dict[str, int] = {}
+    for mark in marks:
+        if mark.name in CORE:
+            loudest[mark.name] = max(mark.loudness, loudest.get(mark.name, 0))
+    return [mark for mark in marks if mark.loudness >= loudest.get(mark.name, 0)]
 
-    start: int
-    stop: int
-    body: int
-    name: str
+
+def _without_parts(text: str, marks: list[Mark]) -> Iterator[Mark]:
+    """Yield the marks without those that only divide Findings or an Impression.
+
+    Such are a part of the body ("CHEST:"), an unknown header in Findings or right below a line of
+    the Impression, and one written less loudly than the section's own ("Note:" below
+    "IMPRESSION:"). A part of the body elsewhere is the title of a study.
+    """
+    bearers = header_table().bearers
+    stay = bearers | ASIDES | CUTS | {SIGNATURE, RULE}
+    core: Mark | None = None
+    for mark in marks:
+        if core and mark.name not in stay:
+            loose = not mark.known and mark.name != TITLE
+            inside = mark.name == PART or mark.loudness < core.loudness
+            if inside or (loose and (core.name == "findings" or not _alone(text, mark.start))):
+                continue
+        core = mark if mark.name in bearers else None
+        yield mark._replace(name=TITLE) if mark.name == PART else mark
 
 
-def _inline_marks(text: str, marks: list[Mark]) -> list[Mark]:
-    """Return the headers inside lines of those sections that no line opens."""
-    phrases = [*_with_colon(text, marks), *_without_colon(text, marks)]
-    if not phrases:
-        return []
-    have = {mark.name for mark in marks}
-    have |= CORE if COMBINED in have else set()
+def _with_phrases(text: str, marks: list[Mark], phrases: list[Phrase]) -> list[Mark]:
+    """Return `marks` and those phrases inside lines that open a section no mark opens."""
+    shouted, have = text.isupper(), {mark.name for mark in marks}
     places = [mark.at for mark in marks]
     found = []
     for phrase in phrases:
         place = bisect_right(places, phrase.start)
-        owner = marks[place - 1].name if place else ""
-        if phrase.name not in have and _opens_inline(text, phrase, owner, have):
-            have |= CORE if phrase.name == COMBINED else {phrase.name}
+        owner = marks[place - 1] if place else Mark(0, 0, 0, 0, "")
+        leads = phrase.name not in CORE and not text[owner.body : phrase.start].strip()
+        if leads or owner.name in ASIDES or owner.name == SIGNATURE:
+            continue
+        if opens_inline(text, phrase, owner.name, have, shouted=shouted):
+            have.add(phrase.name)
             found.append(Mark(len(text[: phrase.start].rstrip("*")), *phrase))
-    return found
-
-
-def _opens_inline(text: str, phrase: _Phrase, owner: str, have: set[str]) -> bool:
-    """Tell whether a phrase inside the section `owner` opens a section of its own."""
-    if owner in ASIDES or owner == SIGNATURE:
-        return False
-    bearers, words = header_table().bearers, text[phrase.start : phrase.stop]
-    fresh = _after_sentence(text, phrase.start)
-    loud = words.isupper() and not text.isupper()
-    if phrase.name in CORE or (phrase.name in bearers and "impression" not in have):
-        return loud or fresh
-    cuts = phrase.name in _CUTS or owner not in bearers
-    return cuts and (loud or (fresh and words[0].isupper()))
-
-
-def _with_colon(text: str, marks: list[Mark]) -> Iterator[_Phrase]:
-    table = header_table()
-    opened = {mark.stop for mark in marks if text.startswith(":", mark.stop)}
-    if len(opened) == text.count(":"):
-        return
-    colon = -1
-    while (colon := text.find(":", colon + 1)) >= 0:
-        if colon in opened:
-            continue
-        base = max(0, colon - _INLINE_REACH)
-        words = [*_INLINE_WORD.finditer(text[base:colon].rstrip(" \t*"))][-3:]
-        if not words or words[-1][0].lower() not in table.inline_ends:
-            continue
-        stop = words[-1].end()
-        for word in words:
-            name = known_section(word.string[word.start() : stop])
-            if name in table.inline:
-                after = text[colon + 1 : colon + 3]
-                body = colon + 1 + len(after) - len(after.lstrip("*"))
-                yield _Phrase(base + word.start(), base + stop, body, name)
-                break
-
-
-def _without_colon(text: str, marks: list[Mark]) -> Iterator[_Phrase]:
-    have = {mark.name for mark in marks}
-    if COMBINED in have or not _BARE_NAMES - have:
-        return
-    for match in _BARE.finditer(text):
-        start, stop = match.span(match.lastgroup or 0)
-        yield _Phrase(start, stop, match.end(), known_section(text[start:stop]) or "")
+    return sorted(marks + found)

@@ -94,7 +94,7 @@ class Job:
             if record.rejection is None and not (late or self.assignment.views.keeps(record.view)):
                 record = replace(record, rejection=Rejection(reason="view_not_selected"))
             (known if record.rejection else todo).append(record)
-        return (known, todo) if self.limit is None else ([], todo[: self.limit])
+        return ([], todo[: self.limit]) if self.limit and todo else (known, todo)
 
 
 def beside(folder: Path) -> Path:
@@ -265,9 +265,10 @@ def _nothing(rejects: Sequence[Row], job: Job) -> InputError:
     counts = Counter(row["reason"] for row in rejects)
     first = next((row for row in rejects if REASONS[row["reason"]].kind == "fault"), None)
     example = f"; the first fault: {first['reason']} of {first['source']}" if first else ""
+    why = "; ".join(f"{code}: {REASONS[code].text}" for code, _ in counts.most_common(2))
     return InputError(
         f"nothing of {job.plan.listing.dataset} could be prepared: {reasons_text(counts)}{example}",
-        todo="see what each reason means with the reference of reason codes; nothing was written",
+        todo=f"{why or 'the archive lists no picture'}; nothing was written",
     )
 
 
@@ -277,8 +278,8 @@ def closing_text(outcome: Outcome) -> str:
     lines = [funnel_text(card), *(f"note: {note}" for note in card["notes"])]
     if card["partial"]:
         lines.append(
-            f"note: a partial archive; {card['listed_but_absent']} listed pictures are not there, "
-            "and do not count against --max-failures"
+            f"note: a partial archive: {card['listed_but_absent']} listed but not there; "
+            "they do not count against --max-failures"
         )
     for pair, count in (card.get("shared_subjects") or {}).items():
         if count:

@@ -1,6 +1,6 @@
 """Reports into sections: the parser of free-text radiology reports, and its spaCy pipeline.
 
-Rules find where sections start (headers.py, marks.py) and what they hold (layout.py); spaCy cuts
+Rules find where sections start (headers, marks, phrases) and what they hold (layout); spaCy cuts
 Findings and Impression into sentences. A section is a list of spans of the report, and its text
 those slices joined by a blank line: nothing is rewritten, every offset can be checked.
 """
@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,16 @@ from spacy.tokens import Doc
 from ..contract import Reject, UsageError
 from .layout import Span, find_layout, last_paragraph, trimmed
 from .published import published_pieces
-from .tokens import build_tokenizer, count_tokens, sentence_starts, sentences_between
+from .tokens import SentenceRule, build_tokenizer, count_tokens, sentences_between
 
-__all__ = ["ReportParser", "ReportText", "build_nlp", "clean_report", "count_tokens", "decode_report"]
+__all__ = [
+    "ReportParser",
+    "ReportText",
+    "build_nlp",
+    "clean_report",
+    "count_tokens",
+    "decode_report",
+]
 
 LONGEST_REPORT = 64 * 1024  # bytes, and characters; real reports are below 10 kB
 _MOST_STRINGS = 200_000  # distinct words of a vocabulary before it is made anew
@@ -91,19 +99,8 @@ def mark_sections(doc: Doc) -> Doc:
     return doc
 
 
-def mark_sentences(doc: Doc) -> Doc:
-    """Set the sentence boundaries of `doc`."""
-    starts = [*sentence_starts(doc, doc.text), len(doc.text) + 1]
-    passed = 0
-    for token in doc:
-        token.is_sent_start = not token.i or token.idx >= starts[passed]
-        while token.idx >= starts[passed]:
-            passed += 1
-    return doc
-
-
 Language.component("imitate_sections", func=mark_sections)
-Language.component("imitate_sentences", func=mark_sentences)
+Language.factory("imitate_sentences", func=lambda nlp, name: SentenceRule(nlp.vocab))
 
 
 def build_nlp() -> Language:
@@ -139,6 +136,12 @@ def _override(text: str, study: str) -> Span | None:
     return trimmed(text, *chosen)
 
 
+def _joined(text: str, parts: list[Span]) -> str:
+    if len(parts) == 1:
+        return text[parts[0][0] : parts[0][1]]
+    return "\n\n".join([text[start:end] for start, end in parts])
+
+
 class ReportParser:
     """Cuts reports into sections and sentences; make one a process, calls are cheap.
 
@@ -156,7 +159,12 @@ class ReportParser:
                 raise UsageError(f"--{name} is one of {', '.join(allowed)}", where=f"{value!r}")
         self._compat = compat
         self._takes_last = last_paragraph == "impression"
-        self._nlp = build_nlp()
+        self._load()
+
+    def _load(self) -> None:
+        nlp = build_nlp()
+        self._strings, self._tokenize = nlp.vocab.strings, nlp.tokenizer
+        self._sentence_starts = nlp.get_pipe("imitate_sentences").starts
 
     def parse(self, text: str, study_id: str | None = None) -> ReportText:
         """Return the sections and sentences of one report.
@@ -170,11 +178,8 @@ class ReportParser:
             parts, source = self._published(text, study)
         else:
             parts, source = self._parts(text, study)
-        spans = {name: [edge for span in many for edge in span] for name, many in parts.items()}
-        sections = {
-            name: "\n\n".join([text[start:end] for start, end in many])
-            for name, many in parts.items()
-        }
+        spans = {name: list(chain.from_iterable(many)) for name, many in parts.items()}
+        sections = {name: _joined(text, many) for name, many in parts.items()}
         impression = "last_paragraph" if source == "last_paragraph" else "impression"
         impression = "override" if source == "override" else impression
         return self._report(
@@ -243,9 +248,9 @@ class ReportParser:
         # fixed price.
         both = findings != impression and findings and impression
         text = f"{findings}\n\n{impression}" if both else findings or impression
-        if len(self._nlp.vocab.strings) > _MOST_STRINGS:
-            self._nlp = build_nlp()
-        edges = [0, *sentence_starts(self._nlp.tokenizer(text), text), len(text)]
+        if len(self._strings) > _MOST_STRINGS:
+            self._load()
+        edges = [0, *self._sentence_starts(self._tokenize(text), text), len(text)]
         if findings == impression:
             cut = sentences_between(text, edges)
             return {"findings": cut, "impression": cut}

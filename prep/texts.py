@@ -8,19 +8,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..contract import REJECTS, SECTIONS, InputError, Reject
+from ..contract import REJECTS, SECTIONS, Exit, InputError, Reject, Stopped
 from ..files import write_table
 from ..options import reasons_text, say
 from ..work import Interrupts, Progress
 from .archives.loose import LooseReport, loose_reports
 from .archives.reports import close_archives
-from .chunk import Row
+from .chunk import Row, report_parser
 from .conduct import check, pick
 from .policy import TextPolicy
 from .record import Sections
-from .sections import ReportParser, decode_report
+
+if TYPE_CHECKING:
+    from .sections import ReportParser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,14 @@ def prepare_reports(paths: Sequence[Path], options: Mapping[str, Any]) -> None:
     start = time.monotonic()
     budget, out = check(options), options["out"]
     policy = pick(TextPolicy, options)
-    parser = ReportParser(compat=policy.compat, last_paragraph=policy.last_paragraph)
+    reports = _found(paths)
     umask = os.umask(0o077)
     try:
         progress = "none" if options["quiet"] else options["progress"]
-        done = write_sections(paths, out, parser, progress=progress)
+        done = write_sections(reports, out, policy, progress=progress)
+    except Stopped as stopped:
+        terminated = stopped.code == Exit.TERMINATED
+        raise Stopped("stopped; nothing was written", terminated=terminated) from None
     finally:
         os.umask(umask)
     faults = sum(done.rejected.values())
@@ -65,17 +70,22 @@ def rejects_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.rejects.parquet")
 
 
-def write_sections(
-    paths: Sequence[Path], out: Path, parser: ReportParser, *, progress: str
-) -> TextOutcome:
-    """Write the sections of every report below `paths`, sorted by report_id, and the rejects.
-
-    Of two reports with one id the second is rejected. Raises InputError when there is no report,
-    or none that can be read.
-    """
+def _found(paths: Sequence[Path]) -> list[LooseReport]:
     reports = list(loose_reports(paths))
+    close_archives()
     if not reports:
         raise InputError("no report", where=", ".join(map(str, paths)))
+    return reports
+
+
+def write_sections(
+    reports: Sequence[LooseReport], out: Path, policy: TextPolicy, *, progress: str
+) -> TextOutcome:
+    """Write the sections of every report, sorted by report_id, and the rejects beside them.
+
+    Of two reports with one id the second is rejected. Raises InputError when none can be read.
+    """
+    parser = report_parser(policy.compat, policy.last_paragraph)
     rows: dict[str, Row] = {}
     rejects: list[Row] = []
     with Interrupts() as interrupts, Progress("prep reports", len(reports), progress) as bar:
@@ -88,7 +98,6 @@ def write_sections(
             except Reject as reject:
                 rejects.append(_reject_row(report, reject))
             bar.advance(1)
-    close_archives()
     rejected = Counter(row["reason"] for row in rejects)
     if not rows:
         raise InputError(f"no report can be read: {reasons_text(rejected)}")
@@ -99,6 +108,8 @@ def write_sections(
 
 
 def _row(report: LooseReport, parser: ReportParser) -> Row:
+    from .sections import decode_report
+
     content = report.content
     if isinstance(content, Reject):
         raise content

@@ -6,22 +6,24 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from spacy.attrs import IDX, ORTH
 from spacy.language import Language
-from spacy.strings import get_string_id
+from spacy.matcher import PhraseMatcher
 from spacy.tokenizer import Tokenizer
 from spacy.tokens import Doc
+from spacy.vocab import Vocab
 
 # A longer run without a blank stays one token: peeling its affixes costs its length squared.
 LONGEST_WORD = 48
 
-_COLUMNS = [ORTH, IDX]
-_STOPS = frozenset(map(get_string_id, (".", "..", "...", "…", "!", "?", "!!", "??", "?!", "!?")))
+_STOPS = (".", "..", "...", "…", "!", "?", "!!", "??", "?!", "!?")
 _AFTER = re.compile(r"""[.!?…)\]}"'”’»]*+\s*+""").match
+_PLAIN = re.compile(r"[a-z)]. [A-Z]").match  # what nearly every stop looks like; the fast way
 # Where a line break ends a sentence: at a blank line, and before a list item.
 _BREAK = re.compile(r"\n[^\S\n]*+(?:(?:\n[^\S\n]*+)++|(?=(?:\d{1,2}[.)]|[-*•·])[^\S\n]))")
 # spaCy's English rules keep "Dr." and "p.m." whole; these they do not.
-_SHORT = frozenset("no nos fig figs approx resp incl max min ca cf ref im ser".split())
+_SHORT = frozenset(
+    {"no", "nos", "fig", "figs", "approx", "resp", "incl", "max", "min", "ca", "cf", "ref", "im"}
+)
 
 _CUT = re.compile(r"(?<!\d)\d++\.(?!\d)|(?<!\d)\.|\.(?!\d)")
 _WORD = re.compile(r"\w+")
@@ -46,30 +48,47 @@ def build_tokenizer(nlp: Language) -> Tokenizer:
     )
 
 
-def sentence_starts(doc: Doc, text: str) -> list[int]:
-    """Return the character offsets in `text`, the text of `doc`, where a new sentence starts.
+class SentenceRule:
+    """The pipeline component that sets sentence boundaries.
 
     A sentence ends at a full stop, question or exclamation mark, at a blank line, and before a
     list item on its own line. The stop of a list number ("1. Clear lungs."), of an abbreviation
-    ("No. 2", "Dr. ___") or of a decimal ("1.9 cm") ends nothing. Zero is left out.
+    ("No. 2", "Dr. ___") or of a decimal ("1.9 cm") ends nothing.
     """
-    starts = {m.end() for m in _BREAK.finditer(text)} if "\n" in text else set()
-    orths, offsets = doc.to_array(_COLUMNS).T.tolist()  # tokens of a Doc are dear to touch
-    for i in [i for i, orth in enumerate(orths) if orth in _STOPS]:
-        stop = offsets[i]
-        if text[stop + 1 : stop + 2] == " " and text[stop + 2 : stop + 3].isupper():
-            start = stop + 2
-        else:
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._stops = PhraseMatcher(vocab, attr="ORTH")
+        self._stops.add("stop", [Doc(vocab, words=[stop]) for stop in _STOPS])
+
+    def starts(self, doc: Doc, text: str) -> list[int]:
+        """Return the offsets in `text`, the text of `doc`, of all sentences but the first."""
+        starts = {m.end() for m in _BREAK.finditer(text)} if "\n" in text else set()
+        for _, i, _ in self._stops(doc):
+            stop = doc[i].idx
+            if _PLAIN(text, stop - 1):
+                starts.add(stop + 2)
+                continue
             start = _AFTER(text, stop).end()
-        plain = text[start : start + 1].isupper() and text[stop - 1].isalpha()
-        if plain or i == 0 or not _is_inside(text, offsets[i - 1], stop, start):
-            starts.add(start)
-    return sorted(starts - {0, len(text)})
+            if i == 0 or not _is_inside(text, doc[i - 1].idx, stop, start):
+                starts.add(start)
+        return sorted(starts - {0, len(text)})
+
+    def __call__(self, doc: Doc) -> Doc:
+        """Set the sentence boundaries of `doc`."""
+        starts = [*self.starts(doc, doc.text), len(doc.text) + 1]
+        passed = 0
+        for token in doc:
+            token.is_sent_start = not token.i or token.idx >= starts[passed]
+            while token.idx >= starts[passed]:
+                passed += 1
+        return doc
 
 
 def _is_inside(text: str, before: int, stop: int, start: int) -> bool:
     """Tell whether the stop at `stop` belongs to the word at `before` and not to the sentence."""
     word, follows = text[before:stop], text[start : start + 1]
+    if not follows or (follows.isupper() and word.isalpha()):
+        return False
     if follows.isdigit() and start == stop + 1 and not word[-1:].isalpha():
         return True  # ".5 cm"
     if word.isdigit() and len(word) <= 2:

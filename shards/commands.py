@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Set = Annotated[
     str | None,
-    typer.Argument(metavar="[SET]", help="Prepared set; without it, every one that needs shards."),
+    typer.Argument(metavar="SET", help="Prepared set; without it, every one that needs shards."),
 ]
 ShardSamples = Annotated[
     int | None,

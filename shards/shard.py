@@ -33,6 +33,8 @@ from .sample import (
     tar_format,
 )
 
+READ = 1 << 20  # bytes read, hashed or written at a time
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
@@ -120,7 +122,7 @@ def _committed(task: ShardTask, records: Sequence[_Record]) -> ShardResult | Non
         hasher, sha = blake3.blake3(), hashlib.sha256()
         size = 0
         with (task.folder / "shards" / name).open("rb") as tar:
-            while block := tar.read(1 << 20):
+            while block := tar.read(READ):
                 hasher.update(block)
                 sha.update(block)
                 size += len(block)
@@ -159,7 +161,7 @@ def _write(task: ShardTask, records: Sequence[_Record]) -> ShardResult:
         with partial.open("wb") as handle:
             tar = _HashedFile(handle)
             rows, rejects = _write_samples(task.prepared, records, tar)
-            handle.flush()
+            tar.flush()
             os.fsync(handle.fileno())
         check_layout(partial, rows)
         digest = tar.blake3.hexdigest()
@@ -183,17 +185,24 @@ def _write(task: ShardTask, records: Sequence[_Record]) -> ShardResult:
 
 
 class _HashedFile:
-    """A binary file that hashes what is written to it."""
+    """A binary file that hashes what is written to it, in blocks large enough to be cheap."""
 
     def __init__(self, handle: BinaryIO) -> None:
-        self._handle = handle
+        self._handle, self._waiting = handle, bytearray()
         self.blake3, self.sha256, self.size = blake3.blake3(), hashlib.sha256(), 0
 
-    def write(self, data: bytes) -> int:
-        self.blake3.update(data)
-        self.sha256.update(data)
-        self.size += len(data)
-        return self._handle.write(data)
+    def write(self, data: bytes) -> None:
+        self._waiting += data
+        if len(self._waiting) >= READ:
+            self.flush()
+
+    def flush(self) -> None:
+        self.blake3.update(self._waiting)
+        self.sha256.update(self._waiting)
+        self.size += len(self._waiting)
+        self._handle.write(self._waiting)
+        self._handle.flush()
+        self._waiting.clear()
 
 
 def _write_samples(

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..contract import SHARD_MANIFEST, SHARDS, InputError, UsageError
+from ..contract import REJECTS, SHARD_MANIFEST, SHARDS, InputError, UsageError
 from ..files import PARTIAL, blake3_file, blake3_hex, read_json, read_rows, read_table
 from ..work import Interrupts, Progress
 from .manifest import HASHED, dataset_digest, sha256sums
@@ -68,16 +68,29 @@ def _table(file: str, detail: str, key: str | None = None) -> Problem:
     return Problem(problem="table", file=file, key=key, detail=detail)
 
 
+def _check_rejects(path: Path, card: Mapping[str, Any]) -> list[Problem]:
+    """Compare the rejects table with the numbers of the card."""
+    try:
+        found = Counter(read_table(path / "rejects.parquet", REJECTS)["reason"].to_pylist())
+    except InputError as error:
+        return [_table("rejects.parquet", error.what)]
+    same = dict(found) == card.get("rejected")
+    return [] if same else [_table("rejects.parquet", "not the rejects that the card counts")]
+
+
 # ---- a prepared set
 
 
 def _verify_prepared(path: Path, work: _Work) -> Verdict:
-    problems: list[Problem] = []
     try:
-        rows = list(Prepared.open(path).rows())
+        prepared = Prepared.open(path)
+        rows = list(prepared.rows())
     except InputError as error:
         broken = [_table("manifest.parquet", error.what)]
         return Verdict(path=path, kind="prepared", samples=0, problems=broken)
+    problems = _check_rejects(path, prepared.card)
+    if prepared.card.get("rows") != len(rows):
+        problems.append(_table("manifest.parquet", "not as many rows as the card says"))
     if [row["key"] for row in rows] != sorted(row["key"] for row in rows):
         problems.append(_table("manifest.parquet", "the rows are not sorted by key"))
     with Progress("verify", len(rows), work.progress) as bar:
@@ -159,6 +172,7 @@ def _check_card(path: Path) -> list[Problem]:
         problems.append(_table(CARD, "the digest is not that of the shards in shards.parquet"))
     if sum(shard["n_samples"] for shard in shards) != count:
         problems.append(_table(CARD, "the number of samples is not that of shards.parquet"))
+    problems += _check_rejects(path, card)
     sums = path / "SHA256SUMS"
     if not sums.is_file() or sums.read_bytes() != sha256sums(shards).encode():
         problems.append(_table("SHA256SUMS", "missing or not the sums of shards.parquet"))

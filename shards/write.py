@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..contract import (
     SCHEMA_VERSION,
     Folders,
@@ -31,6 +32,7 @@ from .plan import Prepared, Samples, ShardOptions, plan_shards, scan
 from .shard import ShardResult, ShardTask, build_shard
 
 RECORDS = Path(".parts") / "records"  # what the tasks read, while a set is being written
+LIBRARIES = ("webdataset", "pyarrow", "numpy", "blake3")  # those that make the bytes
 NO_FAULTS = FaultBudget(number=0)
 
 
@@ -225,10 +227,7 @@ def _card(
         "options": asdict(options),
         "source": {"digest": prepared.digest, "card": digest_of(prep)},
         "prep": prep,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("imitate-cxr", "webdataset", "pyarrow", "numpy", "blake3")
-        },
+        "versions": {"imitate": __version__} | {name: version(name) for name in LIBRARIES},
     }
 
 

@@ -2,8 +2,8 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer.main
 import yaml
@@ -12,14 +12,14 @@ from imitate.cli import app
 from imitate.contract import REASONS, TABLES, Exit
 
 
-def commands(command: click.Command, name: str = "imitate") -> dict[str, click.Command]:
+def commands(command: Any, name: str = "imitate") -> dict[str, Any]:
     """Every command that does something, by its full name."""
-    if isinstance(command, click.Group):
-        found: dict[str, click.Command] = {}
-        for child, below in sorted(command.commands.items()):
-            found |= commands(below, f"{name} {child}")
-        return found
-    return {name: command}
+    if not hasattr(command, "commands"):
+        return {name: command}
+    found: dict[str, Any] = {}
+    for child, below in sorted(command.commands.items()):
+        found |= commands(below, f"{name} {child}")
+    return found
 
 
 COMMANDS = commands(typer.main.get_command(app))
@@ -33,7 +33,7 @@ def test_every_flag_is_documented_under_its_command(repository: Path, name: str)
     flags = [
         flag
         for option in COMMANDS[name].params
-        if isinstance(option, click.Option)
+        if option.param_type_name == "option"
         for flag in [*option.opts, *option.secondary_opts]
         if flag.startswith("--") and flag != "--help"
     ]

@@ -18,7 +18,7 @@ from imitate.prep.phantoms.mimic import write_mimic
 from imitate.prep.phantoms.rsna import write_rsna
 
 TINY = [
-    *("--set", "optim.epochs=2", "--set", "optim.batch=16", "--set", "model.norm_group=8"),
+    *("--set", "optim.epochs=2", "--set", "data.batch=16", "--set", "model.norm_group=8"),
     *("--set", "model.image.size=32", "--set", "model.image.resize=40"),
 ]
 

@@ -20,6 +20,8 @@ from .task import PretrainTask
 Floats = NDArray[np.float64]
 Labels = Mapping[str, float]
 
+NO_FINDING = "No Finding"  # CheXpert's label that says that there is none
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
@@ -137,16 +139,19 @@ def _divergences(off_NN: Floats, same_N: NDArray[np.int64]) -> list[float]:
     return found
 
 
-def _label_pairs(labels: Sequence[Labels]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _label_pairs(marked: Sequence[Labels]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which pairs share a finding, and of which one has a finding and the other none.
 
-    A sample without findings has labels, and all of them are 0. Both [N, N].
+    A sample without findings has labels, and all of them are 0 but the one that says so.
     """
+    labels = [{n: value for n, value in each.items() if n != NO_FINDING} for each in marked]
+    none_N = np.array(
+        [bool(m) and not any(e.values()) for m, e in zip(marked, labels, strict=True)]
+    )
     names = sorted({name for each in labels for name, value in each.items() if value == 1})
     found_NL = np.array([[each.get(name) == 1 for name in names] for each in labels], dtype=bool)
     found_NL = found_NL.reshape(len(labels), len(names))
-    some_N = found_NL.any(axis=1)
-    none_N = np.array([bool(each) and not any(each.values()) for each in labels], dtype=bool)
+    some_N = np.asarray(found_NL.any(axis=1))
     shares_NN = found_NL.astype(np.int64) @ found_NL.T.astype(np.int64) > 0
-    conflicts_NN = some_N[:, None] & none_N[None, :]
+    conflicts_NN = np.logical_and(some_N[:, None], none_N[None, :])
     return shares_NN, conflicts_NN | conflicts_NN.T

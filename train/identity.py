@@ -27,8 +27,9 @@ PACKAGES = ("imitate-cxr", "torch", "transformers", "numpy", "opencv-python-head
 def training_rows(shards: ShardSet) -> Ordinals:
     """Return the ordinals of the training split that have Findings or Impression."""
     rows = shards.rows("train")
-    words = np.asarray(shards.column("n_findings"), dtype=np.int64) + shards.column("n_impression")
-    return rows[words[rows] > 0]
+    findings, impression = (np.asarray(shards.column(f"n_{s}")) for s in ("findings", "impression"))
+    has_text = (findings[rows] > 0) | (impression[rows] > 0)
+    return np.asarray(rows[has_text])
 
 
 def choose_set(root: Path, name: str | None) -> ShardSet:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..contract import UsageError
+from ..contract import InputError, UsageError
 from ..files import write_bytes
 
 TIMED = ("samples_per_s", "data_wait")  # the fields that may differ between equal runs
@@ -41,7 +41,7 @@ class Logbook:
         try:
             # the kernel drops the lock with the process, however that ends
             fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._log.close()
             raise UsageError(
                 "another process is training this run",
@@ -94,7 +94,12 @@ class Logbook:
 def _numbered(path: Path) -> list[tuple[bytes, Row]]:
     """Return the whole lines of a metrics file; a killed process may leave half a line."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return [(line, json.loads(line)) for line in lines if line.endswith(b"\n")]
+    try:
+        return [(line, json.loads(line)) for line in lines if line.endswith(b"\n")]
+    except ValueError:
+        raise InputError(
+            "the metrics are damaged", where=str(path), todo="start anew with --no-resume"
+        ) from None
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -114,7 +119,7 @@ def draw_curves(rows: list[Row]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 6))
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     rows = _thinned(rows)
@@ -127,5 +132,5 @@ def draw_curves(rows: list[Row]) -> bytes:
     below.set_ylabel("learning rate")
     below.set_xlabel("samples consumed")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()

@@ -135,7 +135,7 @@ class Loop:
             losses = self.task.loss(batch)
         values = self._values(losses, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        torch.autograd.backward(losses["loss"])
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.clip)
         self.optimizer.step()

@@ -155,7 +155,7 @@ def _begin(bound: Bound, parts: Parts, logbook: Logbook) -> dict[str, Any]:
     """Write the card of a run that starts or goes on, and return it."""
     before = bound.run.card()
     batches = [bound.plan.batch(s) for s in range(min(DIAGNOSED, bound.length.steps_per_epoch))]
-    prior = diagnose_prior(parts.task, batches, bound.shards.column("labels"))
+    prior = diagnose_prior(parts.task, batches, list(bound.shards.column("labels")))
     length = bound.length
     facts = {
         "text_encoder": {"model": parts.encoder.config.model, "digest": parts.encoder.digest},

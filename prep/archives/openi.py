@@ -196,8 +196,8 @@ def _records(
         yield Record(image_id=None, source=name, root=tree.root, rejection=rejection)
     for study in found.studies:
         for name in study.views:
-            entry = on_disk.pop(picture_name(name), None)
-            yield _record(tree, entry, name, study, splits[study.uid], labels.of(study))
+            picture = on_disk.pop(picture_name(name), None)
+            yield _record(tree, picture, name, study, splits[study.uid], labels.of(study))
     for entry in on_disk.values():
         yield _rejected(tree, entry, "file_not_listed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         ) from None
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zip":
@@ -56,11 +57,14 @@ def _rows(
 
 
 def number(text: str, *, path: Path, column: str) -> float:
-    """Return a cell as a number; InputError naming the file and the column otherwise."""
+    """Return a cell as a finite number; InputError naming the file and the column otherwise."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise InputError("a cell is not a number", where=f"{path}, column {column}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError("a cell is not a number", where=f"{path}, column {column}")
+    return value
 
 
 def marks(row: dict[str, str], names: Sequence[str], *, path: Path) -> dict[str, float]:

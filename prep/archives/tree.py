@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,7 +84,8 @@ def scan(root: Path, skip: Sequence[Path] = ()) -> Tree:
             size = target.stat().st_size if inside and target.is_file() else 0
             entries[path] = Entry(path, size, outside=not inside)
         else:
-            entries[path] = Entry(path, item.stat().st_size)
+            with contextlib.suppress(FileNotFoundError):  # a download's temporary file, gone by now
+                entries[path] = Entry(path, item.stat().st_size)
     return Tree(root=root, entries=entries, links=tuple(links))
 
 

@@ -1,5 +1,6 @@
 """A small labelled set, prepared and sharded, and a tiny run whose features tell its labels."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from imitate.contract import MANIFEST, SCHEMA_VERSION, Folders
-from imitate.files import blake3_hex, write_bytes, write_json, write_table, write_text
+from imitate.files import blake3_hex, write_json, write_table, write_text
 
 SIZE = 16
 WORDS = ("Bright film.", "Dark film.", "No acute cardiopulmonary process.", "Pneumonia.")
@@ -29,7 +30,7 @@ def row(folder: Path, number: int, *, dataset: str, subjects: bool) -> dict[str,
     pixels = film(number, bright=bright)
     png = cv2.imencode(".png", pixels)[1].tobytes()
     key = f"film-{number:03d}"
-    write_bytes(folder / "images" / f"{key}.png", png)
+    (folder / "images" / f"{key}.png").write_bytes(png)
     other = float(number % 3 == 0)
     values = {
         "key": key,
@@ -82,6 +83,7 @@ def make_set() -> MakeSet:
         **over: object,
     ) -> Path:
         folder = Folders(root).prepared(name)
+        (folder / "images").mkdir(parents=True)
         numbers = range(first, first + n)
         rows = [row(folder, i, dataset=dataset, subjects=subjects) | over for i in numbers]
         write_table(folder / "manifest.parquet", MANIFEST, rows)
@@ -125,3 +127,22 @@ def make_run() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def built(
+    tmp_path_factory: pytest.TempPathFactory, make_set: MakeSet, make_run: Callable[..., Path]
+) -> Path:
+    """A root with the set, its shards and the run; tests that write take a copy of it."""
+    from imitate.shards.plan import ShardOptions
+    from imitate.shards.write import write_shards
+
+    root = make_set(tmp_path_factory.mktemp("built"))
+    make_run(root)
+    write_shards(root, "phantom-rsna", ShardOptions(samples=30))
+    return root
+
+
+@pytest.fixture
+def root(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "root"))

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import ResNetBackbone, ResNetConfig
 
 from imitate.contract import InputError, UsageError
-from imitate.eval.encoder import ForeignWeights, OurModel, parse_encoder
+from imitate.eval.encoder import OurModel
+from imitate.eval.foreign import ForeignWeights, parse_encoder
 from imitate.files import write_json
 from imitate.train.model import prepare_images
 
@@ -78,8 +79,9 @@ def weights(net: ResNet, tmp_path: Path) -> Path:
 
 def test_torchvision_weights_give_the_pooled_features(net: ResNet, weights: Path) -> None:
     source = parse_encoder(f"{weights},{ALL}")
+    assert isinstance(source, ForeignWeights)
     encoder = source.load("cpu")
-    x = prepare_images(torch.from_numpy(FILMS), encoder.image)
+    x = prepare_images(torch.from_numpy(FILMS), source.input)
     assert x.shape == (3, 3, 16, 16)
     with torch.no_grad():
         assert encoder.features(FILMS) == pytest.approx(net(x).numpy(), abs=1e-5)
@@ -135,7 +137,7 @@ def test_a_missing_or_wrong_setting_is_never_guessed(
 def test_norm_stands_for_mean_and_std(weights: Path) -> None:
     source = parse_encoder(f"{weights},size=16,resize=16,norm=imagenet")
     assert isinstance(source, ForeignWeights)
-    assert source.image.mean == (0.485, 0.456, 0.406) and source.image.channels == 3
+    assert source.input.mean == (0.485, 0.456, 0.406) and source.input.channels == 3
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
@@ -172,10 +174,10 @@ def test_hugging_face_folder_brings_its_own_settings(folder: Path) -> None:
     processor(folder)
     source = parse_encoder(str(folder))
     assert isinstance(source, ForeignWeights)
-    assert (source.image.size, source.image.resize, source.image.channels) == (16, 20, 3)
+    assert (source.input.size, source.input.resize, source.input.channels) == (16, 20, 3)
     net = ResNetBackbone.from_pretrained(folder).eval()
     with torch.no_grad():
-        maps = net(prepare_images(torch.from_numpy(FILMS), source.image)).feature_maps[-1]
+        maps = net(prepare_images(torch.from_numpy(FILMS), source.input)).feature_maps[-1]
     expected = maps.mean(dim=(2, 3)).numpy()
     assert source.load("cpu").features(FILMS) == pytest.approx(expected, abs=1e-5)
     zero, again = (source.control(0, "cpu").features(FILMS) for _ in range(2))
@@ -186,7 +188,7 @@ def test_sides_brought_to_one_length_are_not_cut(folder: Path) -> None:
     processor(folder, size={"height": 24, "width": 24}, do_center_crop=False)
     source = parse_encoder(str(folder))
     assert isinstance(source, ForeignWeights)
-    assert (source.image.size, source.image.resize) == (24, 24)
+    assert (source.input.size, source.input.resize) == (24, 24)
 
 
 @pytest.mark.parametrize(

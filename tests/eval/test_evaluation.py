@@ -56,13 +56,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.fixture
-def root(tmp_path: Path, make_set: Make, make_run: Make) -> Path:
-    make_set(tmp_path)
-    make_run(tmp_path)
-    return tmp_path
-
-
 def results(root: Path, name: str = "run", dataset: str = SET) -> list[dict[str, str]]:
     with (Folders(root).run(name) / "eval" / dataset / "results.csv").open() as handle:
         return list(csv.DictReader(handle))
@@ -332,7 +325,7 @@ def test_a_damaged_sample_is_left_out_named_and_counted(root: Path) -> None:
 
 
 def shard(root: Path, name: str) -> dict[str, str]:
-    digest = write_shards(root, name, ShardOptions()).digest
+    digest = write_shards(root, name, ShardOptions(samples=30)).digest
     assert digest
     return {"name": name, "digest": digest}
 
@@ -341,7 +334,7 @@ def test_test_samples_seen_in_training_are_refused(
     tmp_path: Path, make_set: Make, make_run: Make
 ) -> None:
     make_set(tmp_path)
-    tested = ShardSet.open(write_shards(tmp_path, SET, ShardOptions()).path)
+    tested = ShardSet.open(write_shards(tmp_path, SET, ShardOptions(samples=30)).path)
     patient = tested.column("subject_id")[tested.rows("test")[0]]
     make_set(tmp_path, "pictures", dataset="other", split="train")
     make_set(tmp_path, "relative", dataset="nih", first=500, split="train", subject_id=patient)

@@ -1,17 +1,14 @@
 """Features are computed once, survive a stop, and are computed again when the file is damaged."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imitate.contract import InputError, Stopped
+from imitate.contract import Folders, InputError, Stopped
 from imitate.eval.features import Extraction, cached, extract, to_bytes
 from imitate.shards.manifest import ShardSet
-from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import ShardReader
-from imitate.shards.write import write_shards
 from imitate.work import Interrupts
 
 INPUTS = {"encoder": "means"}
@@ -33,9 +30,8 @@ class Means:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, make_set: Callable[..., Path]) -> ShardReader:
-    report = write_shards(make_set(tmp_path), "phantom-rsna", ShardOptions(samples=30))
-    return ShardReader(ShardSet.open(report.path))
+def reader(built: Path) -> ShardReader:
+    return ShardReader(ShardSet.open(Folders(built).shards("phantom-rsna")))
 
 
 @pytest.fixture(autouse=True)

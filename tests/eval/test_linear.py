@@ -82,7 +82,9 @@ def test_no_validation_gives_a_fixed_strength_and_no_threshold() -> None:
 def test_a_channel_without_spread_is_harmless() -> None:
     parts = [part(n, seed) for n, seed in ((100, 1), (40, 2), (50, 3))]
     flat = [
-        Part(features=np.column_stack([p.features, np.ones(len(p.features))]), targets=p.targets)
+        Part(
+            features=np.column_stack([p.features, np.full(len(p.features), 0.1)]), targets=p.targets
+        )
         for p in parts
     ]
     assert probe(*flat).scores == pytest.approx(probe(*parts).scores, abs=1e-4)

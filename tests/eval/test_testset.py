@@ -1,6 +1,5 @@
 """Which samples are evaluated, and which of them a label fraction takes."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imitate.contract import Folders
 from imitate.eval.testset import Samples, TestSet, open_testset, subset
 from imitate.shards.manifest import ShardSet
-from imitate.shards.plan import ShardOptions
-from imitate.shards.write import write_shards
 
 
 def samples(n: int) -> Samples:
@@ -51,9 +49,8 @@ def test_draws_differ_and_repeat() -> None:
 
 
 @pytest.fixture
-def tests(tmp_path: Path, make_set: Callable[..., Path]) -> TestSet:
-    report = write_shards(make_set(tmp_path), "phantom-rsna", ShardOptions())
-    return open_testset(ShardSet.open(report.path))
+def tests(built: Path) -> TestSet:
+    return open_testset(ShardSet.open(Folders(built).shards("phantom-rsna")))
 
 
 def test_uncertain_and_missing_labels_have_no_target(tests: TestSet) -> None:

@@ -165,6 +165,7 @@ def test_other_protocols_are_a_usage_error(tree: Path) -> None:
         ("patientId,x,y,width,Target\na,,,,0\n", "no column named height"),
         ("patientId,x,y,width,height,Target\na,,,,,2\n", "neither 0 nor 1"),
         ("patientId,x,y,width,height,Target\na,1,2,x,4,1\n", "not a number.*width"),
+        ("patientId,x,y,width,height,Target\na,1,nan,3,4,1\n", "not a number.*column y"),
     ],
 )
 def test_damaged_labels_are_named(tmp_path: Path, row: str, message: str) -> None:

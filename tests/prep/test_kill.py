@@ -10,22 +10,16 @@ import pytest
 
 from imitate.files import blake3_file, read_json
 from imitate.prep.phantoms.mimic import write_mimic
+from imitate.prep.phantoms.rsna import write_rsna
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive") / "mimic-cxr"
-    write_mimic(folder, studies=100, seed=3, size=40)
-    return folder
-
-
-def command(tree: Path, root: Path, workers: int) -> list[str]:
+def command(kind: str, tree: Path, root: Path, workers: int) -> list[str]:
     options = ["--size", "32", "--quiet", "--root", str(root), "--workers", str(workers)]
-    return [sys.executable, "-m", "imitate", "prep", "mimic", str(tree), *options]
+    return [sys.executable, "-m", "imitate", "prep", kind, str(tree), "--name", "set", *options]
 
 
 def contents(root: Path) -> dict[str, str]:
-    folder = root / "data" / "prepared" / "mimic"
+    folder = root / "data" / "prepared" / "set"
     files = {
         str(path.relative_to(root)): blake3_file(path)
         for path in folder.rglob("*")
@@ -36,16 +30,17 @@ def contents(root: Path) -> dict[str, str]:
     return {**files, "card.json": str(card)}
 
 
-def kill_and_finish(tree: Path, folder: Path, *, kills: int, workers: int, seed: int) -> None:
+def kill_and_finish(kind: str, folder: Path, *, kills: int, workers: int, seed: int) -> None:
     """Kill runs on one root, each a random time after a random picture, and go on each time."""
-    subprocess.run(command(tree, folder / "whole", workers), check=True, capture_output=True)
+    tree = folder / kind
+    subprocess.run(command(kind, tree, folder / "whole", workers), check=True, capture_output=True)
     whole = contents(folder / "whole")
     pictures = sum(name.endswith(".png") for name in whole)
     moments = random.Random(seed)
     killed = 0
     for made in sorted(moments.sample(range(1, pictures + 1), kills)):
         with subprocess.Popen(
-            command(tree, folder / "killed", workers),
+            command(kind, tree, folder / "killed", workers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
@@ -55,19 +50,21 @@ def kill_and_finish(tree: Path, folder: Path, *, kills: int, workers: int, seed:
             process.kill()
         killed += process.returncode == -9
     assert killed
-    subprocess.run(command(tree, folder / "killed", workers), check=True, capture_output=True)
+    subprocess.run(command(kind, tree, folder / "killed", workers), check=True, capture_output=True)
     assert contents(folder / "killed") == whole
 
 
 def count_pictures(root: Path) -> int:
-    return sum(1 for _ in root.glob("data/prepared/mimic/images/*/*.png"))
+    return sum(1 for _ in root.glob("data/prepared/set/images/*/*.png"))
 
 
-def test_three_kills(tree: Path, tmp_path: Path) -> None:
-    kill_and_finish(tree, tmp_path, kills=3, workers=1, seed=0)
+def test_three_kills(tmp_path: Path) -> None:
+    write_rsna(tmp_path / "rsna", patients=130, seed=3, size=40)
+    kill_and_finish("rsna", tmp_path, kills=3, workers=1, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "seed"), [(1, 1), (2, 2)])
-def test_fifteen_kills(tree: Path, tmp_path: Path, workers: int, seed: int) -> None:
-    kill_and_finish(tree, tmp_path, kills=15, workers=workers, seed=seed)
+def test_fifteen_kills(tmp_path: Path, workers: int, seed: int) -> None:
+    write_mimic(tmp_path / "mimic", studies=150, seed=3, size=40)
+    kill_and_finish("mimic", tmp_path, kills=15, workers=workers, seed=seed)

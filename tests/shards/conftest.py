@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, SCHEMA_VERSION, Folders
+from imitate.contract import MANIFEST, REJECTS, SCHEMA_VERSION, Folders
 from imitate.files import blake3_hex, write_json, write_table
+from imitate.shards.plan import ShardOptions
+from imitate.shards.write import write_shards
 
 MakeSet = Callable[..., Path]
 
@@ -87,35 +89,53 @@ def sample(folder: Path, number: int, *, bits: int, size: int, long: bool) -> di
     }
 
 
+def write_set(
+    root: Path,
+    name: str,
+    n: int,
+    *,
+    bits: int = 8,
+    size: int = 16,
+    access: str = "open",
+    long: bool = False,
+) -> Path:
+    """Write a prepared set below the root and return its folder; equal arguments, equal bytes."""
+    folder = Folders(root).prepared(name)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = [sample(folder, i, bits=bits, size=size, long=long) for i in range(n)]
+    write_table(folder / "manifest.parquet", MANIFEST, sorted(rows, key=lambda r: r["key"]))
+    write_table(folder / "rejects.parquet", REJECTS, [])
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        "rows": n,
+        "rejected": {},
+        "dataset": name,
+        "access": access,
+        "options": {"size": size},
+        "run": {"finished": str(np.random.default_rng().random())},
+    }
+    write_json(folder / "card.json", card)
+    return folder
+
+
 @pytest.fixture
 def make_set(tmp_path: Path) -> MakeSet:
-    """Write a prepared set below the root and return its folder; equal arguments, equal bytes."""
+    """Write a prepared set, by default `phantom` of 40 samples below the test's own root."""
 
-    def make(
-        name: str = "phantom",
-        n: int = 40,
-        *,
-        root: Path | None = None,
-        bits: int = 8,
-        size: int = 16,
-        access: str = "open",
-        long: bool = False,
-    ) -> Path:
-        folder = Folders(root or tmp_path).prepared(name)
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        rows = [sample(folder, i, bits=bits, size=size, long=long) for i in range(n)]
-        write_table(folder / "manifest.parquet", MANIFEST, sorted(rows, key=lambda r: r["key"]))
-        card = {
-            "schema_version": SCHEMA_VERSION,
-            "dataset": name,
-            "access": access,
-            "options": {"size": size},
-            "run": {"finished": str(np.random.default_rng().random())},
-        }
-        write_json(folder / "card.json", card)
-        return folder
+    def make(name: str = "phantom", n: int = 40, *, root: Path = tmp_path, **more: Any) -> Path:
+        return write_set(root, name, n, **more)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Roots `short` and `long`, by the names of their samples, each with a set and its shards."""
+    folder = tmp_path_factory.mktemp("originals")
+    for kind in ("short", "long"):
+        write_set(folder / kind, "phantom", 40, long=kind == "long")
+        write_shards(folder / kind, "phantom", ShardOptions(samples=8))
+    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import tarfile
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, Exit, TooManyFaults, UsageError
+from imitate.contract import MANIFEST, Exit, Folders, TooManyFaults, UsageError
 from imitate.files import read_rows
 from imitate.options import FaultBudget
 from imitate.shards.manifest import ShardSet
@@ -32,14 +33,14 @@ ANY = FaultBudget(share=0.5)
 
 
 @pytest.fixture
-def prepared(make_set: Any) -> Path:
-    folder: Path = make_set()
-    return folder
+def prepared(originals: Path, tmp_path: Path) -> Path:
+    shutil.copytree(originals / "short", tmp_path, dirs_exist_ok=True)
+    return Folders(tmp_path).prepared("phantom")
 
 
 @pytest.fixture
 def shards(prepared: Path, tmp_path: Path) -> ShardSet:
-    return ShardSet.open(write_shards(tmp_path, "phantom", ShardOptions(samples=5)).path)
+    return ShardSet.open(Folders(tmp_path).shards("phantom"))
 
 
 def flip(shards: ShardSet, ordinal: int, kind: str = "png", at: int = 60) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, SHARD_MANIFEST, SHARDS, InputError, UsageError
+from imitate.contract import (
+    MANIFEST,
+    REJECTS,
+    SHARD_MANIFEST,
+    SHARDS,
+    Folders,
+    InputError,
+    UsageError,
+)
 from imitate.files import blake3_file, blake3_hex, read_json, read_rows, write_json, write_table
 from imitate.shards.manifest import ShardSet, sha256sums
 from imitate.shards.plan import ShardOptions
@@ -18,6 +26,11 @@ from imitate.shards.verify import verify_path
 from imitate.shards.walk import Problem
 from imitate.shards.write import write_shards
 
+REJECT = {
+    **dict.fromkeys(("source", "image_id", "study_id", "detail"), "x"),
+    "stage": "pixels",
+    "reason": "truncated",
+}
 Found = dict[str, set[str]]  # kind of problem -> keys
 
 
@@ -64,10 +77,10 @@ class Drill:
         return bad
 
 
-@pytest.fixture(params=[False, True], ids=["short names", "long names"])
-def drill(request: pytest.FixtureRequest, make_set: Any, tmp_path: Path) -> Drill:
-    make_set(long=request.param)
-    return Drill(write_shards(tmp_path, "phantom", ShardOptions(samples=8)).path)
+@pytest.fixture(params=["short", "long"])
+def drill(request: pytest.FixtureRequest, originals: Path, tmp_path: Path) -> Drill:
+    shutil.copytree(originals / request.param, tmp_path, dirs_exist_ok=True)
+    return Drill(Folders(tmp_path).shards("phantom"))
 
 
 def test_a_whole_set_is_sound(drill: Drill) -> None:
@@ -245,7 +258,9 @@ def test_a_tampered_card(drill: Drill, field: str) -> None:
     assert drill.problems() == ({}, {"dataset.json"})
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "shards.parquet", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "name", ["dataset.json", "shards.parquet", "SHA256SUMS", "rejects.parquet"]
+)
 def test_a_deleted_table_or_card(drill: Drill, name: str) -> None:
     (drill.folder / name).unlink()
     found, files = drill.problems()
@@ -325,6 +340,19 @@ def test_a_prepared_set_with_a_broken_manifest(make_set: Any) -> None:
     del data[len(data) // 2 :]
     (folder / "manifest.parquet").write_bytes(data)
     assert [p.problem for p in verify_path(folder).problems] == ["table"]
+
+
+def test_a_prepared_set_of_which_rows_were_taken(make_set: Any) -> None:
+    folder: Path = make_set()
+    rows = read_rows(folder / "manifest.parquet", MANIFEST)
+    write_table(folder / "manifest.parquet", MANIFEST, rows[1:])
+    write_table(folder / "rejects.parquet", REJECTS, [REJECT])
+    found = {(p.problem, p.file, p.key) for p in verify_path(folder).problems}
+    assert found == {
+        ("surplus", rows[0]["image"], rows[0]["key"]),
+        ("table", "manifest.parquet", None),
+        ("table", "rejects.parquet", None),
+    }
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

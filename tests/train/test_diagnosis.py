@@ -14,9 +14,7 @@ from imitate.train.targets import mended_targets, source_targets
 
 def seen(targets, same, labels=None):
     targets = np.asarray(targets, dtype=np.float64)
-    return Observed(
-        targets=targets, same=np.asarray(same), labels=labels or [{}] * len(targets)
-    )
+    return Observed(targets=targets, same=np.asarray(same), labels=labels or [{}] * len(targets))
 
 
 def test_one_hot_targets_have_nothing_off_the_positives():
@@ -51,6 +49,13 @@ def test_labels_weigh_sharing_against_conflicting_pairs():
     found = diagnose([seen(targets, range(4), [edema, both, clear, unsure])])
     assert found.label_ratio == pytest.approx(0.6 / 0.2)
     assert "pairs that share a label weigh 3.0x conflicting ones" in found.sentence("findings")
+
+
+def test_the_label_no_finding_is_none():
+    targets = np.full((3, 3), 0.2) + np.eye(3)
+    targets[0, 1] = targets[1, 0] = 0.1
+    labels = [{"E": 1.0}, {"No Finding": 1.0}, {"No Finding": 0.0, "E": 1.0}]
+    assert diagnose([seen(targets, range(3), labels)]).label_ratio == pytest.approx(0.2 / 0.15)
 
 
 def test_identical_texts_are_positives():

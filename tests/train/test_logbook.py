@@ -6,7 +6,7 @@ import re
 import cv2
 import pytest
 
-from imitate.contract import UsageError
+from imitate.contract import InputError, UsageError
 from imitate.train.logbook import Logbook, draw_curves, read_metrics
 
 
@@ -35,6 +35,12 @@ def test_cutting_forgets_later_steps_and_half_lines(tmp_path, tail):
         logbook.record(row(3))
         logbook.record(row(4))
     assert read_metrics(tmp_path / "metrics.jsonl") == [row(1), row(2), row(3), row(4)]
+
+
+def test_damaged_metrics_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnoise\n')
+    with pytest.raises(InputError, match="metrics are damaged"):
+        read_metrics(tmp_path / "metrics.jsonl")
 
 
 def test_lines_go_to_the_log_and_to_stderr(tmp_path, capsys):
@@ -70,7 +76,7 @@ def test_curves_are_a_picture(tmp_path, steps):
         logbook.draw()
         assert draw_curves(logbook.rows()) == (tmp_path / "curves.png").read_bytes()
     picture = cv2.imread(str(tmp_path / "curves.png"))
-    assert picture.shape == (660, 990, 3)
+    assert picture.shape == (600, 900, 3)
     assert (picture < 200).any()
 
 

@@ -104,7 +104,7 @@ def test_timed_fields_are_there_too(tmp_path):
         assert 0 <= row["data_wait"] <= 1
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(stops=st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(sorted))
 def test_stopping_twice_is_never_having_stopped(straight, tmp_path_factory, stops):
     folder = tmp_path_factory.mktemp("stopped")
