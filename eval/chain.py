@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,21 +20,15 @@ FAMILIES = {"nih": "nih", "rsna": "nih", "siim": "nih"}
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: its folder and its card."""
+    """A finished run: its folder, and what its card says of it and of its training set."""
 
     name: str
     folder: Path
-    card: Mapping[str, Any]
-
-    @property
-    def seed(self) -> int:
-        """Seed of its pre-training."""
-        return int(self.card["seed"])
-
-    @property
-    def access(self) -> Access:
-        """Who may see it: that of the data it was trained on."""
-        return "open" if self.card["access"] == "open" else "credentialed"
+    seed: int
+    access: Access
+    finished: str
+    training_set: str
+    training_digest: str
 
 
 def choose_run(root: Path, name: str | None) -> Run:
@@ -61,14 +53,27 @@ def choose_run(root: Path, name: str | None) -> Run:
             where=str(root / "runs"),
             todo="train one with `imitate train`, or name weights with --encoder PATH",
         )
-    return max(found, key=lambda run: (str(run.card["run"]["finished"]), run.name))
+    return max(found, key=lambda run: (run.finished, run.name))
 
 
 def _read(folder: Path) -> Run | None:
     if not (folder / "recipe.yaml").is_file() or not (folder / "model").is_dir():
         return None
     card = read_json(folder / "card.json")
-    return Run(name=folder.name, folder=folder, card=card) if card.get("finished") else None
+    if not card.get("finished"):
+        return None
+    try:
+        return Run(
+            name=folder.name,
+            folder=folder,
+            seed=int(card["seed"]),
+            access="open" if card["access"] == "open" else "credentialed",
+            finished=str(card["run"]["finished"]),
+            training_set=str(card["dataset"]["name"]),
+            training_digest=str(card["dataset"]["digest"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InputError("the card is damaged", where=str(folder / "card.json")) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +108,12 @@ def overlap(tests: TestSet, run: Run, root: Path) -> Overlap:
     Subjects are compared within an archive and its relatives only, since other archives number
     theirs on their own. Pictures are compared by the BLAKE3 of their pixels.
     """
-    name, digest = run.card["dataset"]["name"], run.card["dataset"]["digest"]
+    name = run.training_set
     try:
         training = ShardSet.open(Folders(root).shards(name))
     except InputError:
         return Overlap(training_set=name, note="its shards are not here")
-    if training.digest != digest:
+    if training.digest != run.training_digest:
         return Overlap(training_set=name, note="its shards are of other content now")
     learned, tested = training.rows("train"), tests.test.ordinals
     subjects = _people(training, learned) & _people(tests.shards, tested)
@@ -127,7 +132,7 @@ def _people(shards: ShardSet, rows: Ordinals) -> set[tuple[str, str]]:
 def norm_difference(tests: TestSet, run: Run, root: Path) -> list[str]:
     """Return a line when grey levels of the run's pictures were made otherwise than the test's."""
     with contextlib.suppress(InputError):
-        training = ShardSet.open(Folders(root).shards(run.card["dataset"]["name"]))
+        training = ShardSet.open(Folders(root).shards(run.training_set))
         learned, tested = (_norms(shards) for shards in (training, tests.shards))
         if learned and tested and learned != tested:
             return [

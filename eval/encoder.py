@@ -70,7 +70,10 @@ class OurModel(Source):
         self.folder, self.name, self.seed, self.access = folder, name, seed, access
         # the card tells times and machine, which do not change what the encoder says
         told = {k: v for k, v in read_json(folder / "config.json").items() if k != "card"}
-        self.image = told["model"]["image"]
+        try:
+            self.image = told["model"]["image"]
+        except (KeyError, TypeError):
+            raise InputError("the model folder is damaged", where=str(folder)) from None
         self.digest = digest_of([told, blake3_file(existing(folder / "model.safetensors"))])
 
     def load(self, device: str) -> Encoder:

@@ -122,25 +122,21 @@ def cached(path: Path, ordinal_N: Ordinals, inputs: Mapping[str, Any]) -> Featur
     told = read_json(mark)
     if told["inputs"] != digest_of(inputs) or told["blake3"] != blake3_file(path):
         return None
-    return _read(path, ordinal_N, told["damaged"])
-
-
-def _read(path: Path, ordinal_N: Ordinals, damaged: list[int]) -> Features:
     value_NC = np.load(path, mmap_mode="r")
-    return Features(ordinals=ordinal_N, values=value_NC, damaged=frozenset(damaged))
+    return Features(ordinals=ordinal_N, values=value_NC, damaged=frozenset())
 
 
 def extract(
     work: Extraction, ordinal_N: Ordinals, *, path: Path, inputs: Mapping[str, Any]
 ) -> Features:
-    """Compute the features of the samples, chunk by chunk, and keep them at `path`.
+    """Compute the features of the samples by chunks, and keep them at `path` if all are whole.
 
     `inputs` names all that decides the values. Raises InputError when the encoder gives something
     else than numbers, Stopped between chunks after a signal.
     """
     ledger = Ledger(path.parent / f".parts-{path.stem}", dict(inputs))
     starts = range(0, len(ordinal_N), CHUNK)
-    with Progress("features", len(ordinal_N), work.progress) as progress:
+    with Progress(path.stem, len(ordinal_N), work.progress) as progress:
         progress.start_at(CHUNK * sum(ledger.has(i) for i in range(len(starts))))
         for index, start in enumerate(starts):
             work.interrupts.check()
@@ -154,12 +150,14 @@ def extract(
             progress.advance(len(rows))
     parts = [np.load(_part(ledger, i)) for i in range(len(starts))]
     damaged = sorted(o for i in range(len(starts)) for o in ledger.load(i)["damaged"])
-    with atomic(path) as partial, partial.open("wb") as handle:
-        np.save(handle, np.concatenate(parts))
-    mark = {"inputs": digest_of(inputs), "blake3": blake3_file(path), "damaged": damaged}
-    write_json(path.with_suffix(".json"), mark)
+    value_NC = np.concatenate(parts)
+    if not damaged:  # else a set that is repaired would keep its holes
+        with atomic(path) as partial, partial.open("wb") as handle:
+            np.save(handle, value_NC)
+        mark = {"inputs": digest_of(inputs), "blake3": blake3_file(path)}
+        write_json(path.with_suffix(".json"), mark)
     ledger.clear()
-    return _read(path, ordinal_N, damaged)
+    return Features(ordinals=ordinal_N, values=value_NC, damaged=frozenset(damaged))
 
 
 def _part(ledger: Ledger, index: int) -> Path:

@@ -11,8 +11,10 @@ prompts and version. What belongs to another state is out of date and is removed
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,8 @@ class Evaluation:
     """The evaluation of one encoder on one set, in one folder."""
 
     def __init__(self, source: Source, tests: TestSet, folder: Path, options: EvalOptions) -> None:
+        if source.name == CONTROL:
+            raise UsageError(f"{CONTROL} is the name of the control", todo="rename the run or file")
         self.source, self.tests, self.folder, self.options = source, tests, folder, options
         self.pairs = prompts_for(tests.names, tests.labels)
         state = {
@@ -136,9 +140,14 @@ class Evaluation:
         of features, after a signal; what is finished stays.
         """
         wanted = cells_of(self.source, self.tests, self.options)
-        for kept in (self.cells, self.features):
-            _forget_others(kept)
-        missing = [cell for cell in wanted if not self._has(cell)]
+        with _alone(self.folder):
+            for kept in (self.cells, self.features):
+                _forget_others(kept)
+            self._do_all([cell for cell in wanted if not self._has(cell)], interrupts)
+            return self._assemble(facts)
+
+    def _do_all(self, missing: Sequence[Cell], interrupts: Interrupts) -> None:
+        """Score the cells, encoder by encoder, so that each is loaded once."""
         whose = {(cell.encoder, cell.head_seed): cell for cell in missing}
         for encoder, first in whose.items():
             pictures = self._pictures(first, interrupts)
@@ -146,13 +155,14 @@ class Evaluation:
                 if (cell.encoder, cell.head_seed) == encoder:
                     interrupts.check()
                     self._do(cell, pictures)
-        return self._assemble(facts)
 
     def _has(self, cell: Cell) -> bool:
+        """Tell whether a cell is done; damaged samples may be back, so it is tried again then."""
         mark, table = (self.cells / f"{cell.name}{end}" for end in (".json", ".parquet"))
         if not (mark.is_file() and table.is_file()):
             return False
-        return bool(read_json(mark)["predictions"] == blake3_file(table))
+        told = read_json(mark)
+        return bool(told["predictions"] == blake3_file(table) and not told["damaged"])
 
     def _pictures(self, cell: Cell, interrupts: Interrupts) -> Pictures:
         source, device = self.source, pick_device(self.options.device).type
@@ -232,6 +242,22 @@ class Evaluation:
         write_json(self.folder / "results.json", document)
         sweep_partials(self.folder)
         return document
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock ends with it, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "another process is evaluating this encoder on this set",
+                where=str(folder),
+                todo="wait until it has finished, then call this again",
+            ) from None
+        yield
 
 
 def _forget_others(folder: Path) -> None:

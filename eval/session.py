@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contract import Folders, InputError
+from ..contract import Folders, InputError, Stopped
 from ..files import safe_name, set_private
 from ..options import FaultBudget
 from ..shards.manifest import ShardSet
@@ -96,11 +96,16 @@ def evaluate_set(request: Request, interrupts: Interrupts) -> Outcome:
     for each in asked:
         _set_private(tests, each)
         folder = each.folder / "eval" / name
+        facts = _facts(request, tests, each)
         if not request.resume:
             shutil.rmtree(folder, ignore_errors=True)
-        facts = _facts(request, tests, each)
         evaluation = Evaluation(each.source, tests, folder, request.options)
-        documents.append(evaluation.run(facts, interrupts))
+        try:
+            documents.append(evaluation.run(facts, interrupts))
+        except Stopped as stopped:
+            # the command that goes on must not start anew
+            stopped.todo = stopped.todo.replace(" --no-resume", "")
+            raise
         paths.append(folder)
     samples = sum(len(part.ordinals) for part in tests.splits.values())
     return Outcome(dataset=name, documents=documents, paths=paths, samples=samples)
@@ -121,7 +126,7 @@ def _encoders(request: Request) -> list[_Asked]:
     asked = []
     if request.run is not None or not request.encoders:
         run = choose_run(request.root, request.run)
-        _tell(request, f"evaluating run {run.name}, finished {run.card['run']['finished']}")
+        _tell(request, f"evaluating run {run.name}, finished {run.finished}")
         source: Source = OurModel(
             run.folder / "model", name=run.name, seed=run.seed, access=run.access
         )

@@ -43,7 +43,7 @@ class Cell:
     def name(self) -> str:
         """Name of the cell's files, unique in an evaluation."""
         whose = "random" if self.encoder == "random" else "own"
-        return f"{whose}-{self.task}-{self.fraction:g}-{self.draw}-{self.head_seed}"
+        return f"{whose}-{self.task}-{self.fraction}-{self.draw}-{self.head_seed}"
 
 
 def result_rows(tests: TestSet, cell: Cell, scored: Scored, *, seed: int) -> list[Row]:
@@ -146,16 +146,16 @@ def render(document: Mapping[str, Any]) -> str:
 def _notes(document: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know: the intervals, the threshold, what is left out and why."""
     methods = ", ".join(sorted({row["ci_method"] for row in document["rows"]}))
-    skipped = {
-        f"{label}, linear at {cell['cell']['fraction']:.4g}: {reason}"
-        for cell in document["cells"]
-        for label, reason in cell["skipped"].items()
-    }
+    skipped: dict[str, set[str]] = {}
+    for cell in document["cells"]:
+        for label, reason in cell["skipped"].items():
+            place = f"linear at {100 * cell['cell']['fraction']:.4g} %, {reason}"
+            skipped.setdefault(place, set()).add(label)
     damaged = len(document["damaged"])
     return [
         f"95 % intervals: {methods}. Accuracy and F1 at the threshold of the best F1 on validate.",
         f"A label with fewer than {MIN_CASES} positives or negatives is empty and not in macro.",
-        *(f"left out: {line}" for line in sorted(skipped)),
+        *(f"left out of {where}: {', '.join(sorted(skipped[where]))}" for where in skipped),
         *([f"{damaged} damaged samples were left out"] if damaged else []),
     ]
 
@@ -177,7 +177,7 @@ def _macro_lines(groups: Mapping[tuple[str, str, float], list[Row]]) -> list[str
         labels = {row["label"] for row in rows if row["metric"] == "auroc"} - {MACRO}
         used = {row["label"] for row in rows if row["value"] is not None} - {MACRO}
         table.append(
-            [f"{number}", encoder, task, f"{fraction:.4g}" if task == "linear" else "none"]
+            [f"{number}", encoder, task, f"{100 * fraction:.4g} %" if task == "linear" else "none"]
             + [_shown(by_metric["auroc"], spread=True)]
             + [_shown(by_metric[m], spread=False) for m in METRICS[1:]]
             + [f"{len(used)}/{len(labels)}", f"{macro[0]['n']}"]

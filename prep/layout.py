@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .headers import COMBINED, TITLE, header_table
 from .marks import ASIDES, RULE, SIGNATURE, section_marks
+from .phrases import CUTS
 
 Span = tuple[int, int]
 PREAMBLE = "preamble"
@@ -14,7 +15,7 @@ PREAMBLE = "preamble"
 _BLANK_LINE = re.compile(r"\n[^\S\n]*+\n")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _FEWEST_WORDS = 4  # fewer behind the title of a study describe nothing ("CHEST, AP: ___")
-_NEVER_LAST = ASIDES | {SIGNATURE, "recommendations", "notification"}
+_NEVER_LAST = ASIDES | CUTS | {SIGNATURE}
 
 
 @dataclass
@@ -97,7 +98,7 @@ def _settle_studies(
     studies: list[tuple[Span | None, Span]],
     titled: list[tuple[Span, Span]],
 ) -> None:
-    if not studies and COMBINED not in layout.parts:
+    if titled and not studies and COMBINED not in layout.parts:
         studies = [
             (header, body)
             for header, body in titled

@@ -65,11 +65,10 @@ def clean_report(text: str) -> str:
     """
     if len(text) > LONGEST_REPORT:
         raise Reject("report_unreadable", "over 64 kB")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\0", "")
     if not text.isascii():  # a lone surrogate is no text, and spaCy cannot hash it
-        text = text.encode("utf-8", "replace").decode().removeprefix("\ufeff")
-    return text.replace("\0", "")
+        text = text.encode("utf-8", "replace").decode().lstrip("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def decode_report(data: bytes) -> str:

@@ -12,8 +12,9 @@ from spacy.tokenizer import Tokenizer
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
-# A longer run without a blank stays one token: peeling its affixes costs its length squared.
-LONGEST_WORD = 48
+# Longer words, and words with longer runs of signs, stay one token: peeling off their ends one
+# by one costs their length squared.
+_WHOLE = re.compile(r"(?:\S{48}|\S*?[^\w\s]{6})\S*+\Z")
 
 _STOPS = (".", "..", "...", "…", "!", "?", "!!", "??", "?!", "!?")
 _AFTER = re.compile(r"""[.!?…)\]}"'”’»]*+\s*+""").match
@@ -43,7 +44,7 @@ def build_tokenizer(nlp: Language) -> Tokenizer:
         prefix_search=given.prefix_search,
         suffix_search=given.suffix_search,
         infix_finditer=given.infix_finditer,
-        token_match=re.compile(rf"\S{{{LONGEST_WORD},}}+\Z").match,
+        token_match=_WHOLE.match,
         url_match=None,
     )
 
@@ -100,7 +101,7 @@ def _is_inside(text: str, before: int, stop: int, start: int) -> bool:
 
 def sentences_between(text: str, edges: Sequence[int]) -> list[str]:
     """Return the pieces of `text` between `edges`, each on one line with single blanks."""
-    pieces = (" ".join(text[start:end].split()) for start, end in pairwise(edges))
+    pieces = [" ".join(text[start:end].split()) for start, end in pairwise(edges)]
     return [piece for piece in pieces if piece]
 
 

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import blake3
 import numpy as np
@@ -71,8 +71,7 @@ class ShardResult:
     rejects: tuple[Mapping[str, Any], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Record:
+class _Record(NamedTuple):
     """A sample as planned: its JSON as bytes and parsed, and prep's files with their hashes."""
 
     json: bytes
@@ -98,15 +97,7 @@ def _records(task: ShardTask) -> Iterator[_Record]:
         for place, length in task.places.tolist():
             handle.seek(place)
             document, fields = handle.read(length).splitlines(keepends=True)
-            image, mask, png_blake3, pixel_blake3 = json.loads(fields)
-            yield _Record(
-                json=document,
-                document=json.loads(document),
-                image=image,
-                mask=mask,
-                png_blake3=png_blake3,
-                pixel_blake3=pixel_blake3,
-            )
+            yield _Record(document, json.loads(document), *json.loads(fields))
 
 
 def _committed(task: ShardTask, records: Sequence[_Record]) -> ShardResult | None:

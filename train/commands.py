@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .run import TrainReport
 
 RecipeName = Annotated[
-    str, typer.Argument(metavar="[RECIPE]", help="A packaged recipe, or a YAML file.")
+    str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or a YAML file.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -54,7 +54,7 @@ Threads = Annotated[
         "--workers",
         "-j",
         min=1,
-        help="Threads that read and augment; by default one a core, 16 at most.",
+        help="Threads that read and augment; by default 1, beside a GPU one a core up to 16.",
         rich_help_panel=RESOURCES,
     ),
 ]
@@ -69,8 +69,6 @@ AllowDownload = Annotated[
         rich_help_panel=BEHAVIOUR,
     ),
 ]
-
-MOST_THREADS = 16
 
 config = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
 
@@ -109,7 +107,7 @@ def train(
     options = TrainOptions(
         data=data,
         name=name,
-        workers=workers or _threads(),
+        workers=workers,
         resume=resume,
         budget=FaultBudget.parse(max_failures or "0"),
         device=device,
@@ -130,12 +128,6 @@ def train(
         "seconds": report.seconds,
     }
     say(result, _sentence(report, root), as_json=as_json)
-
-
-def _threads() -> int:
-    import os
-
-    return min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
 
 def _sentence(report: TrainReport, root: Path) -> str:

@@ -20,7 +20,7 @@ from .task import PretrainTask
 Floats = NDArray[np.float64]
 Labels = Mapping[str, float]
 
-NO_FINDING = "No Finding"  # CheXpert's label that says that there is none
+NORMAL = ("No Finding", "normal")  # labels of CheXpert and Open-i that say there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def _label_pairs(marked: Sequence[Labels]) -> tuple[NDArray[np.bool_], NDArray[n
 
     A sample without findings has labels, and all of them are 0 but the one that says so.
     """
-    labels = [{n: value for n, value in each.items() if n != NO_FINDING} for each in marked]
+    labels = [{n: value for n, value in each.items() if n not in NORMAL} for each in marked]
     none_N = np.array(
         [bool(m) and not any(e.values()) for m, e in zip(marked, labels, strict=True)]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .loop import Length, Loop
 from .parts import Parts, build_parts
 from .recipe import Recipe
 
+MOST_THREADS = 16  # of the feed, unless asked for
 DIAGNOSED = 8  # batches of the first epoch that the diagnosis of the prior looks at
 
 
@@ -36,7 +38,7 @@ class TrainOptions:
 
     data: str | None = None
     name: str | None = None
-    workers: int = 1
+    workers: int | None = None
     resume: bool = True
     budget: FaultBudget = ONE_IN_100_000
     device: str = "auto"
@@ -102,6 +104,11 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise UsageError("--device cuda: torch finds no GPU", todo="use --device cpu, or auto")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def default_workers(device: torch.device) -> int:
+    """Return the threads of the feed: one a core beside a GPU; on a CPU training has the cores."""
+    return min(len(os.sched_getaffinity(0)), MOST_THREADS) if device.type == "cuda" else 1
 
 
 def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
@@ -203,7 +210,7 @@ def _work(bound: Bound, parts: Parts, logbook: Logbook, options: TrainOptions) -
         parts.reader,
         bound.plan,
         steps=range(loop.step, bound.length.steps),
-        workers=options.workers,
+        workers=options.workers or default_workers(bound.device),
         damage=parts.damage,
     )
     with (

@@ -1,7 +1,9 @@
 """Evaluation from end to end: a prepared set and a tiny run in, tables and predictions out."""
 
 import csv
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,30 @@ def test_table_says_phantom_and_shows_an_interval(root: Path) -> None:
     assert f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" in text
 
 
+def test_weights_from_elsewhere_have_a_folder_of_their_own(root: Path, weights: Path) -> None:
+    spec = f"{weights},size=16,resize=16,norm=half"
+    text = done(root, "--encoder", spec, "--fraction", 0.5)
+    (folder,) = (root / "runs").glob("encoder-net-????????")
+    rows = results(root, folder.name)
+    assert {(row["encoder"], row["task"]) for row in rows} == {
+        ("net", "linear"),
+        ("random", "linear"),
+    }
+    assert {row["pretrain_seed"] for row in rows if row["encoder"] == "net"} == {""}
+    assert str(folder) in text and not (Folders(root).run("run") / "eval").exists()
+    error = failure(run(root, "--encoder", spec, "--task", "zeroshot"))
+    assert error.code == Exit.USAGE and "text" in str(error)
+
+
+def test_a_run_and_weights_stand_in_one_document(root: Path, weights: Path) -> None:
+    spec = f"{weights},size=16,resize=16,norm=half"
+    document = json.loads(
+        done(root, "--run", "run", "--encoder", spec, "--task", "linear", "--no-control", "--json")
+    )
+    assert document["encoders"] == ["run", "net"]
+    assert {row["encoder"] for row in document["rows"]} == {"run", "net"}
+
+
 def test_newest_finished_run_is_taken(root: Path, make_run: Make) -> None:
     make_run(root, "newer", when="2")
     unfinished = make_run(root, "unfinished", when="3")
@@ -322,6 +348,32 @@ def test_a_damaged_sample_is_left_out_named_and_counted(root: Path) -> None:
     assert after == {place: score for place, score in before.items() if place[0] != key}
     text = done(root, "--task", "zeroshot", "--no-control", "--max-failures", 1)
     assert "1 damaged" in text
+    damage(root, key)  # the byte is turned back
+    done(root, "--task", "zeroshot", "--no-control")
+    assert read_json(folder / "results.json")["damaged"] == []
+
+
+def test_two_processes_do_not_work_in_one_folder(root: Path) -> None:
+    folder = Folders(root).run("run") / "eval" / SET
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert "another process" in str(failure(run(root)))
+    done(root, "--task", "zeroshot", "--no-control")
+
+
+def test_a_run_cannot_be_called_as_the_control(root: Path, make_run: Make) -> None:
+    make_run(root, "random")
+    assert failure(run(root, "--run", "random")).code == Exit.USAGE
+
+
+def test_a_damaged_card_or_model_is_named(root: Path) -> None:
+    folder = Folders(root).run("run")
+    (folder / "model" / "config.json").write_text('{"model_type": "imitate"}')
+    assert "model" in str(failure(run(root)))
+    (folder / "card.json").write_text('{"finished": true}')
+    error = failure(run(root))
+    assert error.code == Exit.INPUT and "card.json" in str(error)
 
 
 def shard(root: Path, name: str) -> dict[str, str]:
@@ -353,8 +405,6 @@ def test_test_samples_seen_in_training_are_refused(
 def test_credentialed_data_makes_private_files(
     tmp_path: Path, make_set: Make, make_run: Make
 ) -> None:
-    import os
-
     make_run(tmp_path)
     make_set(tmp_path, access="credentialed")
     before = os.umask(0o022)

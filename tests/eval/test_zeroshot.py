@@ -1,6 +1,7 @@
 """Zero-shot scores where the answer is known, and the prompt files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def test_phantom_prompts_are_what_phantom_reports_say(name: str) -> None:
         for text in stated:
             assert any(value in (1.0, -1.0) for value in labels_in(text).values()), text
             assert label == "No Finding" or label in labels_in(text)
+
+
+@pytest.mark.real
+def test_openi_prompts_cover_the_gold_labels(shared_data: Path) -> None:
+    with (shared_data / "openi" / "openi_gld_std14.csv").open() as handle:
+        columns = handle.readline().strip().split(",")
+    assert sorted(read_prompts("openi")) == sorted(columns[1:])
 
 
 def test_prompts_of_the_set_come_before_those_of_its_archive() -> None:

@@ -179,7 +179,6 @@ def test_a_procedure_tells_a_view_only_where_it_can_mean_one(text: str, view: st
 def test_reports_in_another_tree_or_zip(small: Path, tmp_path: Path) -> None:
     write_mimic(tmp_path / "jpg", studies=8, seed=1, size=SIZE, jpg=True, anomalies=False)
     shutil.copytree(small / "files", tmp_path / "texts", ignore=shutil.ignore_patterns("*.dcm"))
-    places = (tmp_path / "jpg" / "mimic-cxr-reports.zip", tmp_path / "texts", small)
     (tmp_path / "jpg" / "mimic-cxr-reports.zip").rename(tmp_path / "reports.zip")
     places = (tmp_path / "reports.zip", tmp_path / "texts")
     sets = [prepare(tmp_path / "jpg", tmp_path, "--reports", place) for place in places]
@@ -220,6 +219,16 @@ def test_without_metadata_the_view_is_read_from_the_dicom_header(
     }
     late = [row for row in rejects(read) if row["reason"] == "view_not_selected"]
     assert {row["stage"] for row in late} == {"pixels"}
+
+
+def test_gzipped_dicom_files_are_read_in_place(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "tree")
+    for path in (tmp_path / "tree").rglob("*.dcm"):
+        path.with_suffix(".dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    plain, packed = prepare(small, tmp_path), prepare(tmp_path / "tree", tmp_path)
+    hashes = [{i: row["png_blake3"] for i, row in manifest(f).items()} for f in (plain, packed)]
+    assert hashes[0] == hashes[1]
 
 
 def test_a_missing_column_is_named(small: Path, tmp_path: Path) -> None:

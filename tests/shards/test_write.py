@@ -26,7 +26,7 @@ from imitate.files import (
 from imitate.options import FaultBudget
 from imitate.shards.manifest import ShardSet
 from imitate.shards.plan import ShardOptions
-from imitate.shards.write import ShardReport, is_fresh, write_shards
+from imitate.shards.write import ShardReport, write_shards
 
 SMALL = ShardOptions(samples=5)
 
@@ -126,7 +126,6 @@ def test_a_second_run_finds_the_set_up_to_date(make_set: Any, tmp_path: Path) ->
     again = build(tmp_path)
     assert again.fresh and again.samples == 40
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
-    assert is_fresh(tmp_path, "phantom")
 
 
 def test_finished_shards_are_not_written_again(make_set: Any, tmp_path: Path) -> None:
@@ -142,8 +141,7 @@ def test_finished_shards_are_not_written_again(make_set: Any, tmp_path: Path) ->
     (report.path / "index" / tars[1].name).with_name(
         f"{tars[1].name.rpartition('-')[0]}.parquet"
     ).unlink()
-    assert not is_fresh(tmp_path, "phantom")
-    build(tmp_path)
+    assert not build(tmp_path).fresh
     assert files_of(report.path) == before
     changed = {path for path in tars if path.stat().st_mtime_ns != times[path]}
     assert changed == set(tars[:2])
@@ -154,8 +152,8 @@ def test_a_changed_set_is_rebuilt_and_nothing_old_stays(make_set: Any, tmp_path:
     first = build(tmp_path)
     write_bytes(first.path / "text" / "cache.npy", b"of the old texts")
     make_set(n=33)
-    assert not is_fresh(tmp_path, "phantom")
     second = build(tmp_path)
+    assert not second.fresh
     make_set(n=33, root=tmp_path / "other")
     clean = build(tmp_path / "other")
     assert first.digest != second.digest == clean.digest
