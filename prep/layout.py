@@ -99,12 +99,9 @@ def _settle_studies(
     titled: list[tuple[Span, Span]],
 ) -> None:
     if titled and not studies and COMBINED not in layout.parts:
-        studies = [
-            (header, body)
-            for header, body in titled
-            if len(_WORD.findall(text, *body)) >= _FEWEST_WORDS
-        ]
-        titled = [pair for pair in titled if pair not in studies]
+        words = [len(_WORD.findall(text, *body)) for _, body in titled]
+        studies = [pair for pair, n in zip(titled, words, strict=True) if n >= _FEWEST_WORDS]
+        titled = [pair for pair, n in zip(titled, words, strict=True) if n < _FEWEST_WORDS]
     for header, body in titled:
         layout.add("examination", (header[0], body[1]))
     several = len(studies) > 1

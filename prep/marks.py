@@ -53,13 +53,12 @@ def section_marks(text: str) -> list[Mark]:
     signatures = [*_signatures(text, marks)]
     if signatures:
         marks = sorted({mark.at: mark for mark in marks + signatures}.values())
-    names = {mark.name for mark in marks}
-    if not ASIDES.isdisjoint(names):
+    if not ASIDES.isdisjoint([mark.name for mark in marks]):
         marks = _without_asides(marks)
     if any([mark.loudness < LOUD or not mark.known for mark in marks]):
         marks = [*_without_parts(text, _without_echoes(marks))]
     opened = {mark.stop for mark in marks if text.startswith(":", mark.stop)}
-    phrases = inline_phrases(text, opened, names)
+    phrases = inline_phrases(text, opened, {mark.name for mark in marks})
     return _with_phrases(text, marks, phrases) if phrases else marks
 
 
