@@ -189,7 +189,11 @@ MANIFEST = _table(
     ("study_id", "string?", "study, null when the archive does not tell"),
     ("image_id", "string", "the archive's own id of the image"),
     ("view", "string?", "AP, PA, LATERAL, … or null"),
-    ("view_source", "string", "where the view comes from: metadata, procedure, table, header, none"),
+    (
+        "view_source",
+        "string",
+        "origin of the view: metadata, procedure, table, header, none",
+    ),
     ("split", "string", "train, validate or test"),
     ("image", "string", "path of the PNG below the prepared set"),
     ("height", "int32", "rows of the PNG"),

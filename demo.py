@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,8 @@ def demo(
 
     Downloads nothing. Stop it and call it again: every stage goes on where it was.
     """
+    # on two busy cores two torch threads were measured many times slower than one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     mimic, rsna = _phantoms(root / "archives", seed)
     hush = ["--quiet"] if quiet else []
     shared = ["--root", str(root), *hush]

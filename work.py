@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -63,6 +64,27 @@ class Interrupts:
                 todo=f"go on with: {command_line()}",
                 terminated=self.signal == signal.SIGTERM,
             )
+
+
+@contextlib.contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Hold `folder` for this process; the lock ends with the process, however it ends.
+
+    Raises UsageError while another process is `doing` the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is {doing}",
+                where=str(folder),
+                todo="wait until it has finished, then call this again",
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 class Progress:

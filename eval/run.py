@@ -11,8 +11,6 @@ prompts and version. What belongs to another state is out of date and is removed
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,9 +32,9 @@ from ..files import (
     write_text,
 )
 from ..train.run import pick_device
-from ..work import Interrupts
-from .encoder import Encoder, Source
-from .features import Features, Pictures
+from ..work import Interrupts, alone
+from .encoders.encoder import Encoder, Source
+from .encoders.features import Features, Pictures
 from .linear import GRID, probe
 from .metrics import Part
 from .table import PROTOCOL, Cell, prediction_table, result_rows, to_csv
@@ -140,7 +138,7 @@ class Evaluation:
         of features, after a signal; what is finished stays.
         """
         wanted = cells_of(self.source, self.tests, self.options)
-        with _alone(self.folder):
+        with alone(self.folder, "evaluating this encoder on this set"):
             for kept in (self.cells, self.features):
                 _forget_others(kept)
             self._do_all([cell for cell in wanted if not self._has(cell)], interrupts)
@@ -242,22 +240,6 @@ class Evaluation:
         write_json(self.folder / "results.json", document)
         sweep_partials(self.folder)
         return document
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock ends with it, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "another process is evaluating this encoder on this set",
-                where=str(folder),
-                todo="wait until it has finished, then call this again",
-            ) from None
-        yield
 
 
 def _forget_others(folder: Path) -> None:

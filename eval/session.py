@@ -16,8 +16,8 @@ from ..shards.manifest import ShardSet
 from ..shards.write import options_for, write_shards
 from ..work import Interrupts
 from .chain import Overlap, Run, choose_run, norm_difference, overlap
-from .encoder import OurModel, Source
-from .foreign import parse_encoder
+from .encoders.encoder import OurModel, Source
+from .encoders.foreign import parse_encoder
 from .run import EvalOptions, Evaluation
 from .table import PROTOCOL, render
 from .testset import TestSet, open_testset

@@ -16,13 +16,13 @@ from ..files import set_private, write_bytes
 from ..work import save_chunk
 from .archives.reports import ReportPlace, close_archives
 from .archives.tree import readable
-from .decoder import Decoder
-from .pixels import Picture, PixelOptions
+from .pixels.decoder import Decoder
+from .pixels.png import Picture, PixelOptions
 from .policy import TextPolicy, ViewPolicy
 from .record import Box, Record, Rejection
 
 if TYPE_CHECKING:
-    from .sections import ReportParser, ReportText
+    from .reports.sections import ReportParser, ReportText
 
 Row = dict[str, Any]
 
@@ -182,7 +182,7 @@ def report_columns(record: Record, assignment: Assignment) -> Row:
 def _report_text(
     record: Record, place: ReportPlace | None, policy: TextPolicy
 ) -> ReportText | None:
-    from .sections import decode_report
+    from .reports.sections import decode_report
 
     parser = report_parser(policy.compat, policy.last_paragraph)
     report = record.report
@@ -196,7 +196,7 @@ def _report_text(
 
 def _text_verdict(text: ReportText | None, policy: TextPolicy) -> str | None:
     """Return the reason that leaves a report out, or None."""
-    from .sections import count_tokens
+    from .reports.sections import count_tokens
 
     if text is None:
         return "no_report"
@@ -211,7 +211,7 @@ def _text_verdict(text: ReportText | None, policy: TextPolicy) -> str | None:
 @functools.lru_cache(maxsize=4)
 def report_parser(compat: str, last_paragraph: str) -> ReportParser:
     """Return this process's parser; building its tokenizer takes longer than many reports."""
-    from .sections import ReportParser
+    from .reports.sections import ReportParser
 
     return ReportParser(compat=compat, last_paragraph=last_paragraph)
 

@@ -17,7 +17,7 @@ from .archives.openi import list_openi
 from .archives.rsna import list_rsna
 from .card import Plan
 from .chunk import Assignment
-from .pixels import PixelOptions
+from .pixels.png import PixelOptions
 from .policy import TextPolicy, ViewPolicy, one_of
 from .record import Listing
 from .run import Effort, Job, Outcome, beside, closing_text, prepare

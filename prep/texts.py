@@ -22,7 +22,7 @@ from .policy import TextPolicy
 from .record import Sections
 
 if TYPE_CHECKING:
-    from .sections import ReportParser
+    from .reports.sections import ReportParser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def write_sections(
 
 
 def _row(report: LooseReport, parser: ReportParser) -> Row:
-    from .sections import decode_report
+    from .reports.sections import decode_report
 
     content = report.content
     if isinstance(content, Reject):

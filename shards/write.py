@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +21,10 @@ from ..contract import (
     ImitateError,
     InputError,
     TooManyFaults,
-    UsageError,
 )
 from ..files import digest_of, read_json, set_private, sweep_partials
 from ..options import FaultBudget
-from ..work import Interrupts, Progress, run_tasks
+from ..work import Interrupts, Progress, alone, run_tasks
 from .manifest import ShardSet, commit
 from .plan import Prepared, Samples, ShardOptions, plan_shards, scan
 from .shard import ShardResult, ShardTask, build_shard
@@ -116,7 +114,7 @@ def write_shards(
     card = _finished(folder, prepared) if resume else None
     if card is not None and card["options"] == asdict(options) and _within(card, budget):
         return _report(card, folder, time.monotonic() - start, fresh=True)
-    with _alone(folder):
+    with alone(folder, "writing these shards"):
         records = folder / RECORDS
         records.parent.mkdir(exist_ok=True)
         with records.open("wb") as handle:
@@ -172,24 +170,6 @@ def _within(card: Mapping[str, Any], budget: FaultBudget) -> bool:
     except TooManyFaults:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock ends with it, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "another process is writing these shards",
-                where=str(folder),
-                todo="wait until it has finished; it would write the same bytes",
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
 
 
 def _card(

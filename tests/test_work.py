@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imitate.contract import Stopped, UsageError
-from imitate.work import Interrupts, Ledger, Progress, run_tasks, save_chunk
+from imitate.work import Interrupts, Ledger, Progress, alone, run_tasks, save_chunk
 
 
 def square(number: int) -> int:
@@ -111,3 +111,15 @@ def test_progress_none_is_silent_and_unknown_is_refused(
     assert capsys.readouterr().err == ""
     with pytest.raises(UsageError, match="auto, bar, lines, none"):
         Progress("pictures", 1, "loud")
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    other = (
+        "from pathlib import Path\nfrom imitate.work import alone\n"
+        f"with alone(Path({str(folder)!r}), 'writing'):\n    pass\n"
+    )
+    with alone(folder, "writing"):
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        assert done.returncode == 1 and "another process is writing" in done.stderr
+    subprocess.run([sys.executable, "-c", other], check=True)

@@ -99,7 +99,7 @@ def train(
     from dataclasses import asdict
 
     from .forecast import forecast
-    from .recipe import load_recipe
+    from .recipes.recipe import load_recipe
     from .run import TrainOptions, bind
     from .run import train as train_run
 
@@ -141,8 +141,8 @@ def _sentence(report: TrainReport, root: Path) -> str:
 @config.command("show")
 def show(recipe: RecipeName = "imitate", settings: Settings = None) -> None:
     """Print a recipe with every value, as YAML."""
-    from .config import to_yaml
-    from .recipe import load_recipe
+    from .recipes.config import to_yaml
+    from .recipes.recipe import load_recipe
 
     typer.echo(to_yaml(load_recipe(recipe, settings or ())), nl=False)
 
@@ -152,7 +152,7 @@ def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="YAML file of a recipe.")],
 ) -> None:
     """Name every problem of a recipe file; exit 2 if there is one."""
-    from .recipe import load_recipe
+    from .recipes.recipe import load_recipe
 
     found = load_recipe(file)
     typer.echo(f"{file}: recipe {found.name}, no problems\nnext: imitate train {shlex.quote(file)}")

@@ -9,7 +9,7 @@ from itertools import islice
 
 from ..shards.order import EpochPlan
 from ..shards.reader import DamagePolicy, ShardReader, iterate
-from .task import PretrainBatch, PretrainTask
+from .objective.task import PretrainBatch, PretrainTask
 
 AHEAD = 4  # batches whose views are made ahead, at least
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .model import VisionLanguageModel, build_model
+from .network.model import VisionLanguageModel, build_model
+from .network.text import build_text_encoder
 from .optim import precision_on
 from .run import Bound
-from .text import build_text_encoder
 
 PROBED = 2  # samples of the forward pass whose memory is measured
 STATE = 16  # bytes of a trained number: itself, its gradient and AdamW's two moments, in float32

@@ -18,8 +18,8 @@ from ..files import digest_of, read_json, safe_name, write_json, write_text
 from ..shards.manifest import ShardSet
 from ..shards.order import Ordinals
 from ..work import command_line
-from .config import differences, read_yaml, to_tree, to_yaml
-from .recipe import Recipe
+from .recipes.config import differences, read_yaml, to_tree, to_yaml
+from .recipes.recipe import Recipe
 
 PACKAGES = ("imitate-cxr", "torch", "transformers", "numpy", "opencv-python-headless")
 

@@ -12,11 +12,11 @@ from ..shards.manifest import ShardSet
 from ..shards.order import Ordinals
 from ..shards.reader import DamagePolicy, SampleDamaged, ShardReader
 from ..work import Progress
-from .corpus import build_corpus
-from .model import build_model
-from .recipe import Recipe
-from .task import PretrainTask
-from .text import TextEncoder, build_text_encoder
+from .network.model import build_model
+from .network.text import TextEncoder, build_text_encoder
+from .objective.corpus import build_corpus
+from .objective.task import PretrainTask
+from .recipes.recipe import Recipe
 
 CHUNK = 4_096  # reports read at once
 TEXT_FIELDS = ("key", "dataset", "study_id", "findings", "impression")

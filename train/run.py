@@ -19,14 +19,14 @@ from ..shards.order import EpochPlan
 from ..shards.reader import ONE_IN_100_000
 from ..work import Interrupts, Progress
 from .checkpoint import Checkpoints
-from .diagnosis import diagnose_prior
 from .feed import feed
-from .folder import save_model
 from .identity import Identity, choose_set, identify, machine_change, new_card, training_rows
 from .logbook import Logbook
 from .loop import Length, Loop
+from .network.folder import save_model
+from .objective.diagnosis import diagnose_prior
 from .parts import Parts, build_parts
-from .recipe import Recipe
+from .recipes.recipe import Recipe
 
 MOST_THREADS = 16  # of the feed, unless asked for
 DIAGNOSED = 8  # batches of the first epoch that the diagnosis of the prior looks at

@@ -26,7 +26,7 @@ from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from scipy import ndimage
 
-from imitate.prep.picture import PixelOptions, convert
+from imitate.prep.pixels.picture import PixelOptions, convert
 
 ROWS, COLUMNS, SIZE = 3056, 2500, 512
 ROUNDS = 7

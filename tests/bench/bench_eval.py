@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from imitate.eval.linear import probe
 from imitate.eval.metrics import Floats, Part, Scored, auroc, ones
-from imitate.train.backbone import BackboneConfig
-from imitate.train.model import ImageConfig, ModelConfig, VisionLanguageModel, build_model
+from imitate.train.network.backbone import BackboneConfig
+from imitate.train.network.model import ImageConfig, ModelConfig, VisionLanguageModel, build_model
 
 Parts = dict[str, tuple[Tensor, Tensor]]  # pictures [N, H, W] and targets [N] of each split
 

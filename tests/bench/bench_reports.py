@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import spacy
 
-from imitate.prep.sections import ReportParser, decode_report
+from imitate.prep.reports.sections import ReportParser, decode_report
 
 OPENI = Path(__file__).resolve().parents[3] / "shared" / "data" / "openi" / "indiana_reports.csv"
 REPORTS, ROUNDS = 400, 7

@@ -28,16 +28,16 @@ from imitate.options import FaultBudget
 from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import ONE_IN_100_000
 from imitate.shards.write import write_shards
-from imitate.train.backbone import pooled
 from imitate.train.feed import feed
-from imitate.train.loss import contrast
-from imitate.train.model import VisionLanguageModel, normalise
+from imitate.train.network.backbone import pooled
+from imitate.train.network.model import VisionLanguageModel, normalise
+from imitate.train.objective.loss import contrast
+from imitate.train.objective.targets import source_targets
+from imitate.train.objective.task import PretrainBatch
 from imitate.train.optim import build_optimizer, precision_on
 from imitate.train.parts import Parts, build_parts
-from imitate.train.recipe import Recipe, load_recipe
+from imitate.train.recipes.recipe import Recipe, load_recipe
 from imitate.train.run import Bound, TrainOptions, bind
-from imitate.train.targets import source_targets
-from imitate.train.task import PretrainBatch
 
 Row = dict[str, Any]
 ROUNDS = 3

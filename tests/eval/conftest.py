@@ -100,10 +100,10 @@ def make_set() -> MakeSet:
 def make_run() -> Callable[..., Path]:
     """Write a finished run with a tiny, untrained model below a root; return its folder."""
     torch.set_num_threads(1)
-    from imitate.train.backbone import BackboneConfig
-    from imitate.train.folder import save_model
-    from imitate.train.model import ImageConfig, ModelConfig, build_model
-    from imitate.train.text import TextConfig, build_text_encoder
+    from imitate.train.network.backbone import BackboneConfig
+    from imitate.train.network.folder import save_model
+    from imitate.train.network.model import ImageConfig, ModelConfig, build_model
+    from imitate.train.network.text import TextConfig, build_text_encoder
 
     def make(
         root: Path,

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import ResNetBackbone, ResNetConfig
 
 from imitate.contract import InputError, UsageError
-from imitate.eval.encoder import OurModel
-from imitate.eval.foreign import ForeignWeights, parse_encoder
+from imitate.eval.encoders.encoder import OurModel
+from imitate.eval.encoders.foreign import ForeignWeights, parse_encoder
 from imitate.files import write_json
-from imitate.train.model import prepare_images
+from imitate.train.network.model import prepare_images
 
 ALL = "size=16,resize=20,mean=0.5,std=0.25"
 FILMS = np.random.default_rng(0).integers(0, 256, (3, 24, 24)).astype(np.uint8)

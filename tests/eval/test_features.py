@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imitate.contract import Folders, InputError, Stopped
-from imitate.eval.features import Extraction, cached, extract, to_bytes
+from imitate.eval.encoders.features import Extraction, cached, extract, to_bytes
 from imitate.shards.manifest import ShardSet
 from imitate.shards.reader import ShardReader
 from imitate.work import Interrupts
@@ -36,8 +36,8 @@ def reader(built: Path) -> ShardReader:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imitate.eval.features.BATCH", 8)
-    monkeypatch.setattr("imitate.eval.features.CHUNK", 32)
+    monkeypatch.setattr("imitate.eval.encoders.features.BATCH", 8)
+    monkeypatch.setattr("imitate.eval.encoders.features.CHUNK", 32)
 
 
 def work(reader: ShardReader, forward: Means, interrupts: Interrupts | None = None) -> Extraction:

@@ -18,7 +18,7 @@ from imitate.prep.archives.rsna import list_rsna
 from imitate.prep.chunk import boxes_in
 from imitate.prep.commands import app
 from imitate.prep.phantoms.rsna import write_rsna
-from imitate.prep.pixels import Picture
+from imitate.prep.pixels.png import Picture
 from imitate.prep.record import Box
 from imitate.prep.splits import split_as_mgca
 

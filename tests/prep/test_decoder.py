@@ -20,8 +20,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from imitate.contract import Reject, UsageError
-from imitate.prep.decoder import Decoder
-from imitate.prep.picture import PixelOptions, convert
+from imitate.prep.pixels.decoder import Decoder
+from imitate.prep.pixels.picture import PixelOptions, convert
 from imitate.work import run_tasks
 
 OPTIONS = PixelOptions(size=64)
@@ -182,8 +182,8 @@ def test_the_child_dies_with_its_parent(film: Path) -> None:
     code = (
         "import os, signal, sys, psutil\n"
         "from pathlib import Path\n"
-        "from imitate.prep.decoder import Decoder\n"
-        "from imitate.prep.pixels import PixelOptions\n"
+        "from imitate.prep.pixels.decoder import Decoder\n"
+        "from imitate.prep.pixels.png import PixelOptions\n"
         "decoder = Decoder()\n"
         "decoder.convert(Path(sys.argv[1]), PixelOptions())\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
@@ -222,8 +222,8 @@ def test_it_works_in_the_workers_of_dask(film: Path) -> None:
         import json
         from pathlib import Path
 
-        from imitate.prep.decoder import Decoder
-        from imitate.prep.pixels import PixelOptions
+        from imitate.prep.pixels.decoder import Decoder
+        from imitate.prep.pixels.png import PixelOptions
 
         with Decoder() as decoder:
             picture = decoder.convert(Path(path), PixelOptions(size=64))

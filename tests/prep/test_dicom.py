@@ -15,10 +15,10 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 
 from imitate.contract import Reject
-from imitate.prep.dicom import read_dicom
-from imitate.prep.grey import Film
-from imitate.prep.picture import convert
-from imitate.prep.pixels import PixelOptions, render
+from imitate.prep.pixels.dicom import read_dicom
+from imitate.prep.pixels.grey import Film
+from imitate.prep.pixels.picture import convert
+from imitate.prep.pixels.png import PixelOptions, render
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"

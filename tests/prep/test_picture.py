@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 
 from imitate.contract import REASONS, Reject
-from imitate.prep.picture import Picture, PixelOptions, convert, upright
+from imitate.prep.pixels.picture import Picture, PixelOptions, convert, upright
 
 KEPT = PixelOptions(size=0)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from imitate.contract import Reject, UsageError
 from imitate.files import blake3_hex
-from imitate.prep.dicom import read_dicom
-from imitate.prep.grey import Film, plain_film
-from imitate.prep.pixels import PixelOptions, encode_png, plan_fit, render, resize
+from imitate.prep.pixels.dicom import read_dicom
+from imitate.prep.pixels.grey import Film, plain_film
+from imitate.prep.pixels.png import PixelOptions, encode_png, plan_fit, render, resize
 
 SIZE_KEPT = PixelOptions(size=0)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imitate.contract import Reject
-from imitate.prep.sections import (
+from imitate.prep.reports.sections import (
     ReportParser,
     build_nlp,
     clean_report,

@@ -15,7 +15,7 @@ from imitate.prep.card import Plan
 from imitate.prep.chunk import Assignment
 from imitate.prep.commands import app
 from imitate.prep.phantoms.mimic import write_mimic
-from imitate.prep.pixels import PixelOptions
+from imitate.prep.pixels.png import PixelOptions
 from imitate.prep.policy import ViewPolicy
 from imitate.prep.record import Listing, Record
 from imitate.prep.run import Effort, Job, beside, prepare

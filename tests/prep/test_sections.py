@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imitate.contract import UsageError
-from imitate.prep.sections import ReportParser, decode_report
+from imitate.prep.reports.sections import ReportParser, decode_report
 
 BENCH = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "bench_reports.py"))
 

@@ -14,7 +14,7 @@ from imitate.files import blake3_file, blake3_hex, write_json, write_table
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards
 from imitate.train.logbook import TIMED, read_metrics
-from imitate.train.recipe import load_recipe
+from imitate.train.recipes.recipe import load_recipe
 
 SIZE = 24
 SPLITS = ("train",) * 20 + ("validate",) * 2 + ("test",) * 2

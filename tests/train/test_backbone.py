@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from imitate.contract import InputError
-from imitate.train.backbone import (
+from imitate.train.network.backbone import (
     ARCHITECTURES,
     STAGES,
     Architecture,

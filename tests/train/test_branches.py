@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from imitate.contract import ConfigError
-from imitate.train.branches import Channels, FindingsBranch, FindingsConfig, projection_head
+from imitate.train.network.branches import Channels, FindingsBranch, FindingsConfig, projection_head
 
 RESNET50 = {"stage1": 256, "stage2": 512, "stage3": 1024, "stage4": 2048}
 SMALL = {"a": 8, "b": 6}

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imitate.contract import ConfigError, InputError, UsageError
-from imitate.train.config import (
+from imitate.train.recipes.config import (
     differences,
     merge,
     parse_yaml,

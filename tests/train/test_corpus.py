@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from imitate.contract import ImitateError
-from imitate.train.corpus import Corpus, build_corpus, text_of
-from imitate.train.loss import Section
-from imitate.train.text import TextConfig, TextEncoder, build_text_encoder
+from imitate.train.network.text import TextConfig, TextEncoder, build_text_encoder
+from imitate.train.objective.corpus import Corpus, build_corpus, text_of
+from imitate.train.objective.loss import Section
 
 
 def sample(key: str, study: str | None, findings: str, impression: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imitate.train.diagnosis import Observed, diagnose
-from imitate.train.targets import mended_targets, source_targets
+from imitate.train.objective.diagnosis import Observed, diagnose
+from imitate.train.objective.targets import mended_targets, source_targets
 
 
 def seen(targets, same, labels=None):

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 
 from imitate.contract import InputError
-from imitate.train.backbone import BackboneConfig, build_backbone
-from imitate.train.branches import FindingsConfig
-from imitate.train.folder import LoadedModel, load_model, save_model
-from imitate.train.model import ImageConfig, ModelConfig, build_model
-from imitate.train.text import TextConfig, build_text_encoder
+from imitate.train.network.backbone import BackboneConfig, build_backbone
+from imitate.train.network.branches import FindingsConfig
+from imitate.train.network.folder import LoadedModel, load_model, save_model
+from imitate.train.network.model import ImageConfig, ModelConfig, build_model
+from imitate.train.network.text import TextConfig, build_text_encoder
 
 TEXTS = ["No acute disease.", "Left effusion.", "Edema."]
 CARD = {

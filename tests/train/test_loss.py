@@ -9,7 +9,7 @@ import torch.multiprocessing
 from torch import Tensor, distributed
 
 from imitate.contract import ConfigError
-from imitate.train.loss import (
+from imitate.train.objective.loss import (
     Aligned,
     ContrastiveLoss,
     LossConfig,
@@ -19,7 +19,7 @@ from imitate.train.loss import (
     gather,
     language_targets,
 )
-from imitate.train.targets import mended_targets, source_targets
+from imitate.train.objective.targets import mended_targets, source_targets
 
 N, D, E = 7, 4, 6
 SAME = torch.tensor([0, 1, 0, 2, 3, 3, 4])

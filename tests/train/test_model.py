@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from imitate.contract import ConfigError
-from imitate.train.backbone import BackboneConfig, pooled
-from imitate.train.branches import FindingsConfig
-from imitate.train.model import (
+from imitate.train.network.backbone import BackboneConfig, pooled
+from imitate.train.network.branches import FindingsConfig
+from imitate.train.network.model import (
     ImageConfig,
     ModelConfig,
     VisionLanguageModel,
@@ -13,7 +13,7 @@ from imitate.train.model import (
     normalise,
     prepare_images,
 )
-from imitate.train.views import ViewsConfig, make_views
+from imitate.train.objective.views import ViewsConfig, make_views
 
 IMAGE = ImageConfig(size=32, resize=40, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 CONFIG = ModelConfig(

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from imitate.contract import ConfigError
-from imitate.train.norm import FrozenBatchNorm2d, GroupedBatchNorm2d, replace_norm
+from imitate.train.network.norm import FrozenBatchNorm2d, GroupedBatchNorm2d, replace_norm
 
 
 def drawn(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from imitate.contract import ConfigError, InputError, UsageError
-from imitate.train.config import leaves, read_yaml, resolve, to_tree, to_yaml
-from imitate.train.recipe import Recipe, load_recipe, recipe_names
+from imitate.train.recipes.config import leaves, read_yaml, resolve, to_tree, to_yaml
+from imitate.train.recipes.recipe import Recipe, load_recipe, recipe_names
 
 PACKAGED = ("clip", "demo", "imitate", "paper-source")
 

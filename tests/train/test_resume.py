@@ -6,9 +6,9 @@ import signal
 import pytest
 
 from imitate.contract import Stopped
-from imitate.train.recipe import load_recipe
+from imitate.train.objective.task import PretrainTask
+from imitate.train.recipes.recipe import load_recipe
 from imitate.train.run import TrainOptions, train
-from imitate.train.task import PretrainTask
 
 QUIET = TrainOptions(quiet=True)
 

@@ -11,10 +11,10 @@ from imitate.contract import Folders, InputError, TooManyFaults, UsageError
 from imitate.files import blake3_file
 from imitate.options import FaultBudget
 from imitate.shards.manifest import ShardSet
-from imitate.train.folder import load_model
 from imitate.train.identity import training_rows
 from imitate.train.logbook import read_metrics
-from imitate.train.recipe import load_recipe
+from imitate.train.network.folder import load_model
+from imitate.train.recipes.recipe import load_recipe
 from imitate.train.run import TrainOptions, bind, pick_device, train
 
 QUIET = TrainOptions(quiet=True, device="cpu")

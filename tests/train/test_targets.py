@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imitate.train.targets import (
+from imitate.train.objective.targets import (
     Kernel,
     correlation,
     mended_targets,

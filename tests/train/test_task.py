@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from imitate.contract import ConfigError
-from imitate.train.backbone import BackboneConfig
-from imitate.train.branches import FindingsConfig
-from imitate.train.corpus import Corpus
-from imitate.train.loss import LossConfig
-from imitate.train.model import ImageConfig, ModelConfig, build_model
-from imitate.train.targets import mended_targets
-from imitate.train.task import PretrainBatch, PretrainTask
-from imitate.train.views import ViewsConfig, make_views
+from imitate.train.network.backbone import BackboneConfig
+from imitate.train.network.branches import FindingsConfig
+from imitate.train.network.model import ImageConfig, ModelConfig, build_model
+from imitate.train.objective.corpus import Corpus
+from imitate.train.objective.loss import LossConfig
+from imitate.train.objective.targets import mended_targets
+from imitate.train.objective.task import PretrainBatch, PretrainTask
+from imitate.train.objective.views import ViewsConfig, make_views
 
 n, E = 12, 6
 ORDINALS = np.arange(n, dtype=np.int64) * 3

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imitate.contract import ConfigError, InputError, UsageError
-from imitate.train.text import (
+from imitate.train.network.text import (
     MINILM,
     NEUTRAL,
     TextConfig,

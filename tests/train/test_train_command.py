@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from imitate.contract import ConfigError, Exit, InputError, Stopped, UsageError
 from imitate.train.commands import register
 from imitate.train.logbook import read_metrics
-from imitate.train.task import PretrainTask
+from imitate.train.objective.task import PretrainTask
 
 app = typer.Typer()
 register(app)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imitate.contract import ConfigError
-from imitate.train.model import ImageConfig
-from imitate.train.views import (
+from imitate.train.network.model import ImageConfig
+from imitate.train.objective.views import (
     ViewDraw,
     ViewsConfig,
     autocontrast,

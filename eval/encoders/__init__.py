@@ -1,0 +1,1 @@
+"""What is evaluated: our runs, weights from elsewhere, controls, and their cached features."""

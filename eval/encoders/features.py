@@ -1,0 +1,206 @@
+"""What an encoder says of every picture, computed once, kept in a verified file.
+
+The samples, their order and the batches are fixed by the rows alone, so the file has the same bytes
+after any interruption. A damaged sample takes a blank picture's place in its batch, so that its
+neighbours' numbers do not change; its row is NaN and its ordinal is listed.
+
+Axes: B samples of a batch, N all samples, H rows, W columns, C channels of a feature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...contract import InputError, UsageError
+from ...files import atomic, blake3_file, digest_of, read_json, write_json
+from ...shards.order import Ordinals
+from ...shards.reader import SampleDamaged, ShardReader, iterate
+from ...work import Interrupts, Ledger, Progress, save_chunk
+from ..metrics import Floats
+from ..testset import Samples, TestSet
+from .encoder import Encoder, Forward
+
+BATCH = 64
+CHUNK = 32 * BATCH  # rows between two commits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Features [N, C] of samples by ascending ordinal, and which of the samples are damaged."""
+
+    ordinals: Ordinals
+    values: npt.NDArray[np.float32]
+    damaged: frozenset[int]
+
+    def sound(self, samples: Samples) -> Samples:
+        """Return the samples that are not damaged."""
+        return samples.only(~np.isin(samples.ordinals, sorted(self.damaged)))
+
+    def of(self, samples: Samples) -> Floats:
+        """Return the features of these samples in float64."""
+        rows = np.searchsorted(self.ordinals, samples.ordinals)
+        return np.asarray(self.values[rows], dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are computed: the pictures, the encoder's pass, and how work is watched."""
+
+    reader: ShardReader
+    forward: Forward
+    workers: int
+    progress: str
+    interrupts: Interrupts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """A set as one encoder sees it; nothing is loaded or computed before it is asked for."""
+
+    tests: TestSet
+    folder: Path
+    name: str
+    digest: str
+    load: Callable[[], Encoder]
+    workers: int
+    progress: str
+    interrupts: Interrupts
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded once."""
+        return self.load()
+
+    @cached_property
+    def features(self) -> Features:
+        """Pooled features of every split."""
+        return self._all("features", ("train", "validate", "test"))
+
+    @cached_property
+    def embeddings(self) -> Features:
+        """Embeddings of the splits that zero-shot classification needs."""
+        return self._all("embeddings", ("validate", "test"))
+
+    def _all(self, kind: str, splits: tuple[str, ...]) -> Features:
+        ordinal_N = np.sort(np.concatenate([self.tests.splits[s].ordinals for s in splits]))
+        inputs = {
+            "kind": kind,
+            "encoder": self.digest,
+            "dataset": self.tests.shards.digest,
+            "ordinals": digest_of(ordinal_N.tolist()),
+        }
+        path = self.folder / f"{self.name}-{kind}.npy"
+        found = cached(path, ordinal_N, inputs)
+        if found is not None:
+            return found
+        forward = self.encoder.features if kind == "features" else self.encoder.embed_images
+        if forward is None:
+            raise UsageError("the encoder has no text side, so it embeds no picture beside texts")
+        work = Extraction(
+            reader=ShardReader(self.tests.shards),
+            forward=forward,
+            workers=self.workers,
+            progress=self.progress,
+            interrupts=self.interrupts,
+        )
+        return extract(work, ordinal_N, path=path, inputs=inputs)
+
+
+def cached(path: Path, ordinal_N: Ordinals, inputs: Mapping[str, Any]) -> Features | None:
+    """Return the features at `path` if they are whole and of these inputs, else None."""
+    mark = path.with_suffix(".json")
+    if not (path.is_file() and mark.is_file()):
+        return None
+    told = read_json(mark)
+    if told["inputs"] != digest_of(inputs) or told["blake3"] != blake3_file(path):
+        return None
+    value_NC = np.load(path, mmap_mode="r")
+    return Features(ordinals=ordinal_N, values=value_NC, damaged=frozenset())
+
+
+def extract(
+    work: Extraction, ordinal_N: Ordinals, *, path: Path, inputs: Mapping[str, Any]
+) -> Features:
+    """Compute the features of the samples by chunks, and keep them at `path` if all are whole.
+
+    `inputs` names all that decides the values. Raises InputError when the encoder gives something
+    else than numbers, Stopped between chunks after a signal.
+    """
+    ledger = Ledger(path.parent / f".parts-{path.stem}", dict(inputs))
+    starts = range(0, len(ordinal_N), CHUNK)
+    with Progress(path.stem, len(ordinal_N), work.progress) as progress:
+        progress.start_at(CHUNK * sum(ledger.has(i) for i in range(len(starts))))
+        for index, start in enumerate(starts):
+            work.interrupts.check()
+            if ledger.has(index):
+                continue
+            rows = ordinal_N[start : start + CHUNK]
+            value_BC, damaged = _chunk(work, rows)
+            with atomic(_part(ledger, index)) as partial, partial.open("wb") as handle:
+                np.save(handle, value_BC)
+            save_chunk(ledger.path(index), {"damaged": damaged})
+            progress.advance(len(rows))
+    parts = [np.load(_part(ledger, i)) for i in range(len(starts))]
+    damaged = sorted(o for i in range(len(starts)) for o in ledger.load(i)["damaged"])
+    value_NC = np.concatenate(parts)
+    if not damaged:  # else a set that is repaired would keep its holes
+        with atomic(path) as partial, partial.open("wb") as handle:
+            np.save(handle, value_NC)
+        mark = {"inputs": digest_of(inputs), "blake3": blake3_file(path)}
+        write_json(path.with_suffix(".json"), mark)
+    ledger.clear()
+    return Features(ordinals=ordinal_N, values=value_NC, damaged=frozenset(damaged))
+
+
+def _part(ledger: Ledger, index: int) -> Path:
+    return ledger.path(index).with_suffix(".npy")
+
+
+def _chunk(work: Extraction, rows: Ordinals) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """Return the features [B, C] of the rows, and which of them are damaged."""
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    values, damaged = [], []
+    try:
+        for batch in iterate(work.reader, batches, workers=work.workers):
+            values.append(work.forward(to_bytes(batch.images)))
+    except SampleDamaged:
+        for batch_rows in batches[len(values) :]:
+            picture_BHW, bad = _one_by_one(work.reader, batch_rows)
+            values.append(work.forward(picture_BHW))
+            damaged += bad
+    value_BC = np.concatenate(values).astype(np.float32)
+    if not np.isfinite(value_BC).all():
+        raise InputError("the encoder gives something else than finite numbers")
+    value_BC[np.isin(rows, damaged)] = np.nan
+    return value_BC, damaged
+
+
+def _one_by_one(reader: ShardReader, rows: Ordinals) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Return pictures [B, H, W] with a blank one for each damaged sample, and those samples."""
+    found: dict[int, npt.NDArray[np.uint8]] = {}
+    for ordinal in rows:
+        with contextlib.suppress(SampleDamaged):
+            found[int(ordinal)] = to_bytes(reader.images(np.array([ordinal])))[0]
+    if not found:
+        raise InputError(
+            f"all of {len(rows)} pictures in a row are damaged",
+            todo="`imitate verify` names every damaged sample",
+        )
+    blank = np.zeros_like(next(iter(found.values())))
+    damaged = [int(ordinal) for ordinal in rows if int(ordinal) not in found]
+    return np.stack([found.get(int(ordinal), blank) for ordinal in rows]), damaged
+
+
+def to_bytes(image_BHW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return pictures with 8 bits a pixel; of 16 bits the upper half."""
+    if image_BHW.dtype == np.uint16:
+        return (image_BHW >> 8).astype(np.uint8)
+    return image_BHW.astype(np.uint8, copy=False)

@@ -1,0 +1,1 @@
+"""A free-text report becomes sections with their offsets, and sentences."""
