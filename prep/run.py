@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import MANIFEST, REASONS, REJECTS, ImitateError, InputError, UsageError
-from ..files import read_json, set_private, sweep_partials, to_arrow, write_json, write_table
+from ..files import (
+    blake3_file,
+    read_json,
+    set_private,
+    sweep_partials,
+    to_arrow,
+    write_json,
+    write_table,
+)
 from ..options import reasons_text
 from ..work import Interrupts, Ledger, Progress, command_line, run_tasks
 from .archives.tree import readable
@@ -251,6 +259,7 @@ def _gather(
     card = make_card(job.plan, name=job.out.name, total=total, rejected=rejected, boxes=boxes)
     if job.with_manifest:
         card |= manifest_facts(manifest)
+    card["files"] = {path.name: blake3_file(path) for path in sorted(job.out.glob("*.parquet"))}
     return card
 
 

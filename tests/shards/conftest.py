@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from imitate.contract import MANIFEST, REJECTS, SCHEMA_VERSION, Folders
-from imitate.files import blake3_hex, write_json, write_table
+from imitate.files import blake3_file, blake3_hex, write_json, write_table
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards
 
@@ -112,6 +112,7 @@ def write_set(
         "dataset": name,
         "access": access,
         "options": {"size": size},
+        "files": {p.name: blake3_file(p) for p in sorted(folder.glob("*.parquet"))},
         "run": {"finished": str(np.random.default_rng().random())},
     }
     write_json(folder / "card.json", card)

@@ -308,6 +308,9 @@ def test_pixels_that_are_not_the_prepared_ones(make_set: Any, tmp_path: Path) ->
     rows = read_rows(prepared / "manifest.parquet", MANIFEST)
     rows[8]["pixel_blake3"] = blake3_hex(b"other pixels")
     write_table(prepared / "manifest.parquet", MANIFEST, rows)
+    card = read_json(prepared / "card.json")
+    card["files"]["manifest.parquet"] = blake3_file(prepared / "manifest.parquet")
+    write_json(prepared / "card.json", card)
     folder = write_shards(tmp_path, "phantom", ShardOptions()).path
     for path in (prepared, folder):
         assert verify_path(path).problems == []
@@ -353,6 +356,14 @@ def test_a_prepared_set_of_which_rows_were_taken(make_set: Any) -> None:
         ("table", "manifest.parquet", None),
         ("table", "rejects.parquet", None),
     }
+
+
+def test_an_edited_report_in_a_prepared_set(make_set: Any) -> None:
+    folder: Path = make_set()
+    rows = read_rows(folder / "manifest.parquet", MANIFEST)
+    rows[3]["findings"] += " No pneumothorax."
+    write_table(folder / "manifest.parquet", MANIFEST, rows)
+    assert [p.file for p in verify_path(folder).problems] == ["manifest.parquet"]
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
