@@ -34,8 +34,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Source = Annotated[Path, typer.Argument(help="Folder of the archive as downloaded.")]
-Paths = Annotated[list[Path], typer.Argument(help="Files or folders.")]
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the archive as downloaded.")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.")]
 Size = Annotated[
     int, typer.Option("--size", help="Side in pixels; 0 keeps the size.", rich_help_panel=PICTURES)
 ]

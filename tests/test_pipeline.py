@@ -56,7 +56,7 @@ TIMED = ("card.json", "dataset.json", "log.txt", "metrics.jsonl", "curves.png")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     write_mimic(folder / "mimic", studies=60, seed=1, size=64)
-    write_rsna(folder / "rsna", patients=60, seed=1, size=64)
+    write_rsna(folder / "rsna", patients=120, seed=1, size=64)
     return folder
 
 
@@ -149,14 +149,14 @@ def test_report_text_is_in_no_log(built: Path) -> None:
         (["prep", "mimic", "{tmp}/nowhere"], 3, "nowhere"),
         (["prep", "mimic", "{tmp}/empty"], 3, "empty"),
         (["prep", "mimic", "{archives}/mimic", "--fit", "sideways"], 2, "sideways"),
-        (["prep", "mimic", "{archives}/mimic", "--size", "huge"], 2, "huge"),
+        (["prep", "mimic", "{archives}/mimic", "--size", "huge"], 2, "--size"),
         (["prep", "mimic", "{archives}/mimic", "--norm", "mimic", "--bits", "16"], 2, "16"),
         (["prep", "rsna", "{archives}/rsna", "--protocol", "none"], 2, "clean"),
         (["shard", "nothing"], 3, "nothing"),
         (["verify", "{tmp}/nowhere"], 3, "nowhere"),
         (["train", "nothing"], 2, "demo"),
         (["train", "demo"], 3, "imitate"),
-        (["train", "demo", "--set", "optim.learning_rate=1"], 2, "optim.lr"),
+        (["train", "demo", "--set", "optim.ephocs=1"], 2, "optim.epochs"),
         (["eval", "nothing"], 3, "imitate prep nothing"),
         (["config", "check", "{tmp}/nowhere.yaml"], 3, "nowhere"),
     ],
