@@ -98,7 +98,7 @@ class Progress:
         self.what, self.total, self.mode = what, total, mode
         self.done, self.note = 0, ""
         self._start = self._last = time.monotonic()
-        self._first = 0
+        self._first = self._shown = 0
         self._bar: Any = None
         self._row: Any = None
 
@@ -123,12 +123,12 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.mode == "lines" and self.done > self._first:
+        elif self.mode == "lines" and self.done > self._shown:
             self._line()
 
     def start_at(self, done: int) -> None:
         """Say that `done` items were finished by an earlier run; they do not count in the rate."""
-        self.done = self._first = done
+        self.done = self._first = self._shown = done
         self.advance(0)
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -141,7 +141,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._shown = time.monotonic(), self.done
         rate = (self.done - self._first) / max(self._last - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else 0.0
         text = f"{self.what} {self.done}/{self.total}, {rate:.1f}/s, {_clock(left)} left"

@@ -103,6 +103,17 @@ def test_progress_lines_say_count_rate_and_note(capsys: pytest.CaptureFixture[st
     assert captured.err.endswith("1 rejected\n")
 
 
+def test_progress_says_the_end_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imitate.work.LINE_EVERY_S", 0.0)
+    with Progress("pictures", 2, "lines") as progress:
+        progress.advance()
+        progress.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["pictures 1/2", "pictures 2/2"]
+
+
 def test_progress_none_is_silent_and_unknown_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
