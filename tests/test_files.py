@@ -118,7 +118,7 @@ def test_row_groups_have_their_fixed_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(None, "not found"), (b"PAR1 not really", "not a readable")]
+    ("content", "what"), [(None, "not found"), (b"PAR1 not really", "not readable")]
 )
 def test_a_table_that_cannot_be_read_is_an_input_error(
     tmp_path: Path, content: bytes | None, what: str

@@ -61,7 +61,7 @@ def test_the_table_says_what_was_left_out_and_what_comes_next(
         (["reports", "nowhere", "-o", "x.parquet"], 3, "no such file or folder (nowhere)"),
         (["mimic", ".", "--fit", "fill"], 2, "--fit 'fill' is not one of pad, crop, stretch"),
         (["mimic", ".", "--size", "many"], 2, "--size"),
-        (["mimic"], 2, "source"),
+        (["mimic"], 2, "SRC"),
     ],
 )
 def test_errors_name_what_where_and_what_to_do(

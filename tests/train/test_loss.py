@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,6 +159,39 @@ def test_gradients_equal_finite_differences(masked: bool) -> None:
 
     x, y = (drawn(seed, N, D).requires_grad_() for seed in (1, 2))
     assert torch.autograd.gradcheck(loss, (x, y))
+
+
+EVERY = [("mended", "exp"), ("onehot", "exp")]
+EVERY += [("source", kernel) for kernel in ("exp", "gau", "lap", "sigmoid")]
+
+
+@pytest.mark.parametrize(("targets", "kernel"), EVERY)
+@pytest.mark.parametrize("missing", [(), (1, 4)])
+def test_gradients_of_every_recipe_equal_finite_differences(
+    targets: Any, kernel: Any, missing: tuple[int, ...]
+) -> None:
+    vision: Any = "source" if targets == "source" else "masked"
+    criterion = ContrastiveLoss(LossConfig(targets=targets, kernel=kernel, vision=vision))
+    impression = aligned(0)
+    rows = torch.tensor([i for i in range(N) if i not in missing])
+    findings = aligned(50, rows)
+
+    def loss(*parts: Tensor) -> Tensor:
+        batches = {
+            name: dataclasses.replace(batch, language=part[0:2], vision=part[2:4], text=part[4])
+            for name, batch, part in (
+                ("impression", impression, parts[:5]),
+                ("findings", findings, parts[5:]),
+            )
+        }
+        return criterion(batches, epoch=40)["loss"]  # type: ignore[no-any-return]
+
+    inputs = [
+        x.clone().requires_grad_()
+        for batch in (impression, findings)
+        for x in (*batch.language, *batch.vision, batch.text)
+    ]
+    assert torch.autograd.gradcheck(loss, inputs)
 
 
 def test_half_precision_embeddings_are_contrasted_in_float32() -> None:
