@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from .contract import Folders
 from .files import write_text
 from .options import Quiet, Seed, Workers
 
@@ -23,6 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    context: typer.Context,
     root: Annotated[Path, typer.Option("--root", help="Folder of the demo.")] = Path(
         "imitate-demo"
     ),
@@ -48,11 +48,10 @@ def demo(
         ["eval", "phantom-mimic", *shared],
         ["eval", "phantom-rsna", *shared],
     ):
-        _step(command)
-    newest = Folders(root).names("runs")
+        _step(context, command)
     typer.echo(
         f"\nThe demo is in {root}: archives/ as downloaded, data/ as prepared and sharded, "
-        f"runs/{newest[-1]}/ as trained and evaluated.\n"
+        "runs/ as trained and evaluated.\n"
         "All of it is phantom data: the figures say that the stages work, and nothing else.\n"
         "Next: imitate prep mimic PATH, with MIMIC-CXR or MIMIC-CXR-JPG as downloaded"
     )
@@ -73,9 +72,7 @@ def _phantoms(folder: Path, seed: int) -> tuple[Path, Path]:
     return mimic, rsna
 
 
-def _step(arguments: list[str]) -> None:
+def _step(context: typer.Context, arguments: list[str]) -> None:
     """Run one command of the tool in this process, shown as it would be typed."""
-    from .cli import app
-
     typer.echo(f"\n$ imitate {shlex.join(arguments)}")
-    app(arguments, standalone_mode=False)
+    context.find_root().command.main(arguments, prog_name="imitate", standalone_mode=False)

@@ -91,7 +91,7 @@ def make_card(
     )
     prepared = total - sum(rejected.values())
     return {
-        "schema": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "name": name,
         "access": listing.access,
         **plan.as_json(),

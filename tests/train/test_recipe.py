@@ -97,6 +97,7 @@ def test_files_that_cannot_be_are_refused(tmp_path):
         (["views.count=1"], "loss.terms that start with vision_ need views.count 2"),
         (["optim.lr=0", "optim.epochs=0"], "optim.lr must be positive"),
         (["loss.temprature=1"], "did you mean loss.temperature?"),
+        (["losss.terms=[]"], "unknown key losss; did you mean loss?"),
         (["data.batch=1"], "data.batch must be at least 2"),
         (["optim.period_steps=0"], "optim.period_steps must be at least 1, or null"),
     ],

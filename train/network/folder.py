@@ -129,7 +129,7 @@ def _model_card(card: Mapping[str, Any]) -> str:
         "",
         "# Vision-language model of chest radiographs",
         "",
-        "Trained with `imitate train`; load it with `imitate.train.folder.load_model`.",
+        "Trained with `imitate train`; load it with `imitate.train.network.folder.load_model`.",
         "For research only; not a medical device.",
         "",
         "| what | value |",

@@ -163,10 +163,9 @@ def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
 
 def _names(cls: Any, prefix: str = "") -> Iterator[str]:
     for name, (kind, _) in _fields(cls).items():
+        yield f"{prefix}{name}"
         if dataclasses.is_dataclass(kind):
             yield from _names(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 class _Filler:
