@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -46,6 +47,8 @@ def _main(
 
 def main() -> None:
     """Run the command line; every error is one message on stderr and its exit code."""
+    # until a stage catches signals itself, SIGTERM ends as tidily as Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))
     try:
         app()
     except ImitateError as error:
