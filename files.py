@@ -208,8 +208,17 @@ def write_table(path: Path, table: Table, rows: Iterable[Mapping[str, Any]] | pa
         )
 
 
-def read_table(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a table of the contract; InputError when missing, damaged or of other columns."""
+def read_table(
+    path: Path,
+    table: Table,
+    columns: Sequence[str] | None = None,
+    *,
+    repetitive: Sequence[str] = (),
+) -> pa.Table:
+    """Read a table of the contract; InputError when missing, damaged or of other columns.
+
+    Text columns that are `repetitive` come as Arrow dictionaries, which take far less memory.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -217,9 +226,9 @@ def read_table(path: Path, table: Table, columns: Sequence[str] | None = None) -
         raise InputError(f"{table.name} table not found", where=str(path))
     wanted = list(columns or table.names)
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, read_dictionary=list(repetitive)) as file:
             missing = [name for name in wanted if name not in file.schema_arrow.names]
-            data = None if missing else file.read(columns=wanted)
+            data = None if missing else file.read(columns=wanted, use_threads=len(wanted) > 1)
     except (pa.ArrowException, OSError, ValueError):
         raise InputError(
             f"{table.name} table is not readable as Parquet", where=str(path)

@@ -45,6 +45,15 @@ Resume = Annotated[
     bool,
     typer.Option("--resume/--no-resume", help="Go on where it stopped.", rich_help_panel=BEHAVIOUR),
 ]
+CacheBytes = Annotated[
+    int | None,
+    typer.Option(
+        "--cache-bytes",
+        min=1,
+        help="Most bytes of fetched shards kept in data/cache; without it, all are kept.",
+        rich_help_panel=RESOURCES,
+    ),
+]
 MaxFailures = Annotated[
     str | None,
     typer.Option(

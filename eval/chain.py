@@ -12,6 +12,7 @@ from ..contract import Access, Folders, InputError, UsageError
 from ..files import read_json, safe_name
 from ..shards.manifest import ShardSet
 from ..shards.order import Ordinals
+from ..shards.reading.remote import open_kept
 from .testset import TestSet
 
 # archives whose pictures are NIH ChestX-ray14's, under the same patients
@@ -98,7 +99,7 @@ class Overlap:
             return f"overlap with the training set {self.training_set} not measured: {self.note}"
         return (
             f"overlap of the test split with the training set {self.training_set}: "
-            f"{self.subjects} subjects, {self.pictures} pictures"
+            f"{self.subjects} subjects, {self.pictures} pictures{self.note}"
         )
 
 
@@ -110,7 +111,7 @@ def overlap(tests: TestSet, run: Run, root: Path) -> Overlap:
     """
     name = run.training_set
     try:
-        training = ShardSet.open(Folders(root).shards(name))
+        training = _training(root, run)
     except InputError:
         return Overlap(training_set=name, note="its shards are not here")
     if training.digest != run.training_digest:
@@ -120,7 +121,20 @@ def overlap(tests: TestSet, run: Run, root: Path) -> Overlap:
     seen = {bytes(value) for value in np.asarray(training.column("pixel_blake3"))[learned]}
     pixels = np.asarray(tests.shards.column("pixel_blake3"))[tested]
     pictures = sum(bytes(value) in seen for value in pixels)
-    return Overlap(training_set=name, subjects=len(subjects), pictures=pictures)
+    lossy = "jpg" in {*training.column("codec"), *tests.shards.column("codec")}
+    return Overlap(
+        training_set=name,
+        subjects=len(subjects),
+        pictures=pictures,
+        note="; lossy pictures equal those of the other set only by chance" if lossy else "",
+    )
+
+
+def _training(root: Path, run: Run) -> ShardSet:
+    """Return the run's training set: the tables kept of one elsewhere, else the local shards."""
+    with contextlib.suppress(InputError):
+        return open_kept(root, run.training_digest)
+    return ShardSet.open(Folders(root).shards(run.training_set))
 
 
 def _people(shards: ShardSet, rows: Ordinals) -> set[tuple[str, str]]:
@@ -132,7 +146,7 @@ def _people(shards: ShardSet, rows: Ordinals) -> set[tuple[str, str]]:
 def norm_difference(tests: TestSet, run: Run, root: Path) -> list[str]:
     """Return a line when grey levels of the run's pictures were made otherwise than the test's."""
     with contextlib.suppress(InputError):
-        training = ShardSet.open(Folders(root).shards(run.training_set))
+        training = _training(root, run)
         learned, tested = (_norms(shards) for shards in (training, tests.shards))
         if learned and tested and learned != tested:
             return [

@@ -12,6 +12,7 @@ from ..contract import UsageError
 from ..options import (
     IO,
     RESOURCES,
+    CacheBytes,
     FaultBudget,
     Json,
     MaxFailures,
@@ -26,7 +27,11 @@ from ..options import (
 WHAT = "What is measured"
 
 Dataset = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A prepared set, such as rsna, openi or mimic.")
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="A prepared set, such as rsna, openi or mimic, or the address of a shard set.",
+    ),
 ]
 Task = Annotated[str, typer.Option("--task", help="linear, zeroshot or all.", rich_help_panel=WHAT)]
 Fraction = Annotated[
@@ -85,6 +90,7 @@ def evaluate(
     run: RunName = None,
     encoder: Encoders = None,
     root: Root = Path(),
+    cache_bytes: CacheBytes = None,
     device: Device = "auto",
     workers: Workers = 1,
     resume: Resume = True,
@@ -105,6 +111,7 @@ def evaluate(
     request = Request(
         root=root,
         dataset=dataset,
+        cache_bytes=cache_bytes,
         run=run,
         encoders=tuple(encoder or ()),
         resume=resume,

@@ -13,6 +13,8 @@ from ..contract import Folders, InputError, Stopped
 from ..files import safe_name, set_private
 from ..options import FaultBudget
 from ..shards.manifest import ShardSet
+from ..shards.reading.remote import open_remote
+from ..shards.reading.transfer import is_address
 from ..shards.write import options_for, write_shards
 from ..work import Interrupts
 from .chain import Overlap, Run, choose_run, norm_difference, overlap
@@ -31,6 +33,7 @@ class Request:
 
     root: Path
     dataset: str
+    cache_bytes: int | None = None
     run: str | None
     encoders: tuple[str, ...]
     resume: bool
@@ -88,10 +91,11 @@ def evaluate_set(request: Request, interrupts: Interrupts) -> Outcome:
     Raises InputError when the set is not prepared or an encoder is not there, UsageError when an
     encoder has seen the test split, Stopped after a signal.
     """
-    name = safe_name(request.dataset)
-    _check_prepared(request.root, name)
+    if not is_address(request.dataset):
+        _check_prepared(request.root, safe_name(request.dataset))
     asked = _encoders(request)
-    tests = open_testset(_shards(request, name, interrupts))
+    tests = open_testset(_shards(request, interrupts))
+    name = safe_name(tests.shards.name)
     documents, paths = [], []
     for each in asked:
         _set_private(tests, each)
@@ -141,9 +145,12 @@ def _encoders(request: Request) -> list[_Asked]:
     return asked
 
 
-def _shards(request: Request, name: str, interrupts: Interrupts) -> ShardSet:
+def _shards(request: Request, interrupts: Interrupts) -> ShardSet:
     """Return the set's shards, written first if they are missing or out of date."""
-    folders = Folders(request.root)
+    folders, name = Folders(request.root), request.dataset
+    if is_address(name):
+        kept, quiet = request.cache_bytes, request.quiet
+        return open_remote(request.root, name, cache_bytes=kept, quiet=quiet)
     if name in folders.names("prepared"):
         folder = folders.shards(name)
         report = write_shards(

@@ -1,4 +1,4 @@
-"""The commands `imitate shard` and `imitate verify`."""
+"""The commands `imitate shard`, `imitate verify` and `imitate show`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..contract import Folders, InputError
+from ..contract import Folders, InputError, UsageError
 from ..options import (
     BEHAVIOUR,
+    IO,
     DryRun,
     FaultBudget,
     Json,
     MaxFailures,
+    Name,
     Progress,
     Quiet,
     Resume,
@@ -26,11 +28,15 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
+    from .verify import Verdict
     from .write import ShardReport
 
-Set = Annotated[
-    str | None,
-    typer.Argument(metavar="SET", help="Prepared set; without it, every one that needs shards."),
+Sets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SET]...",
+        help="Prepared sets; without any, every one that needs shards.",
+    ),
 ]
 ShardSamples = Annotated[
     int | None,
@@ -58,14 +64,39 @@ ShardSeed = Annotated[
         rich_help_panel=BEHAVIOUR,
     ),
 ]
+Codec = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        help="png keeps prep's pictures; jpeg is lossy; as before, else png.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
 Deep = Annotated[
     bool,
     typer.Option(
         "--deep", help="Decode every picture and compare its pixels.", rich_help_panel=BEHAVIOUR
     ),
 ]
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        help="Make damaged shards again from the prepared set.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
 Target = Annotated[
-    Path, typer.Argument(metavar="PATH", help="Folder of a prepared set or of shards.")
+    Path, typer.Argument(metavar="PATH", help="Folder of a prepared set, of shards or of a run.")
+]
+Wanted = Annotated[str, typer.Argument(metavar="KEY|STUDY", help="Key of a sample, or a study.")]
+OneSet = Annotated[
+    str | None,
+    typer.Option("--set", help="Shard set; without it, all of them.", rich_help_panel=IO),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option("--picture", help="File to write the picture to.", rich_help_panel=IO),
 ]
 
 
@@ -73,14 +104,17 @@ def register(app: typer.Typer) -> None:
     """Mount the commands of this stage."""
     app.command("shard")(shard)
     app.command("verify")(verify)
+    app.command("show")(show)
 
 
 def shard(
-    name: Set = None,
+    sets: Sets = None,
+    name: Name = None,
     root: Root = Path(),
     shard_samples: ShardSamples = None,
     shard_bytes: ShardBytes = None,
     seed: ShardSeed = None,
+    codec: Codec = None,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     resume: Resume = True,
@@ -90,29 +124,30 @@ def shard(
     quiet: Quiet = False,
     progress: Progress = "auto",
 ) -> None:
-    """Write prepared sets as verified WebDataset shards.
+    """Write prepared sets as verified WebDataset shards; with --name, joined into one set.
 
-    With --json: one object for one set; a list of objects where several sets are prepared and
-    none is named.
+    In a joined set every key is prefixed with the name of its archive. With --json: one object
+    for one set; a list of objects for several.
     """
-    from ..files import safe_name
     from ..work import Interrupts
     from .write import options_for, plan_set, write_shards
 
     budget = FaultBudget.parse(max_failures or "0")
-    names = [safe_name(name)] if name else _prepared_sets(root)
     reports: list[ShardReport] = []
-    for each in names:
-        folder = Folders(root).shards(each)
-        options = options_for(folder, samples=shard_samples, size=shard_bytes, seed=seed)
+    for target, sources in _targets(root, sets or [], name).items():
+        folder = Folders(root).shards(target)
+        options = options_for(
+            folder, samples=shard_samples, size=shard_bytes, seed=seed, codec=codec
+        )
         if dry_run:
-            reports.append(plan_set(root, each, options))
+            reports.append(plan_set(root, target, options, sets=sources))
             continue
         with Interrupts() as interrupts:
             report = write_shards(
                 root,
-                each,
+                target,
                 options,
+                sets=sources,
                 workers=workers,
                 scheduler=scheduler,
                 resume=resume,
@@ -124,6 +159,27 @@ def shard(
     _say(reports, as_json=as_json)
     for report in reports:
         report.check(budget)
+
+
+def _targets(root: Path, sets: list[str], name: str | None) -> dict[str, list[str]]:
+    """Return the prepared sets that each shard set is made from, by its name."""
+    from ..files import safe_name
+    from .write import sources_of
+
+    chosen = list(dict.fromkeys(safe_name(each) for each in sets)) or _prepared_sets(root)
+    if name is None:
+        return {each: sources_of(root, each) for each in chosen}
+    if len(sets) < 2 or len(chosen) < 2:
+        raise UsageError(
+            "--name is for sets that are joined",
+            todo="name two or more prepared sets: imitate shard A B --name joined",
+        )
+    if (Folders(root).prepared(safe_name(name)) / "card.json").is_file():
+        raise UsageError(
+            f"--name {name} is the name of a prepared set, which has shards of its own",
+            todo="choose another --name",
+        )
+    return {name: chosen}
 
 
 def _prepared_sets(root: Path) -> list[str]:
@@ -174,32 +230,71 @@ def _sentence(report: ShardReport) -> str:
 def verify(
     path: Target,
     deep: Deep = False,
+    repair: Repair = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: Progress = "auto",
 ) -> None:
-    """Name every damaged, missing or surplus sample of a prepared set or of shards."""
+    """Name every damaged, missing or surplus sample of a prepared set, of shards or of a run.
+
+    Of a run: its recipe, weights and checkpoints, the shards it was trained on, and the prepared
+    set those were made from. With --json, `problems` are what was found and `left` how many of
+    them are left after --repair.
+    """
     from ..work import Interrupts
+    from .audit.repair import Repaired, verify_and_repair
     from .verify import verify_path
 
     start = time.monotonic()
+    mode = "none" if quiet else progress
     with Interrupts() as interrupts:
-        mode = "none" if quiet else progress
-        verdict = verify_path(path, deep=deep, interrupts=interrupts, progress=mode)
+        if repair:
+            done = verify_and_repair(path, deep=deep, interrupts=interrupts, progress=mode)
+        else:
+            verdict = verify_path(path, deep=deep, interrupts=interrupts, progress=mode)
+            done = Repaired(before=verdict, left=verdict.problems)
     result = {
         "path": str(path),
-        "kind": verdict.kind,
-        "samples": verdict.samples,
-        "problems": [vars(problem) for problem in verdict.problems],
+        "kind": done.before.kind,
+        "samples": done.before.samples,
+        "problems": [vars(problem) for problem in done.before.problems],
+        "repaired": list(done.shards),
+        "left": len(done.left),
         "seconds": round(time.monotonic() - start, 3),
     }
-    lines = [str(problem) for problem in verdict.problems]
-    say(
-        result, "\n".join(lines) or f"{path}: {verdict.samples} samples, all sound", as_json=as_json
-    )
-    if lines:
+    lines = [str(problem) for problem in done.before.problems]
+    lines += [f"repaired  -  shards/{name}  made again" for name in done.shards]
+    say(result, "\n".join(lines) or _sound(done.before), as_json=as_json)
+    if done.left:
         raise InputError(
-            f"{len(lines)} problems",
+            "1 problem" if len(done.left) == 1 else f"{len(done.left)} problems",
             where=str(path),
-            todo="repair or prepare what is damaged, then write the shards again: imitate shard",
+            todo="imitate verify SHARDS --repair makes shards again; prepare what else is damaged",
         )
+
+
+def _sound(verdict: Verdict) -> str:
+    if verdict.kind == "run":
+        return f"{verdict.path}: the run, its shards and their prepared set are what the cards tell"
+    return f"{verdict.path}: {verdict.samples} samples, all sound"
+
+
+def show(
+    wanted: Wanted,
+    name: OneSet = None,
+    root: Root = Path(),
+    picture: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """Print a sample from its shard, reports included, or all samples of a study.
+
+    The text of restricted archives is printed too, as you ask for it: mind where stdout goes.
+    With --json: a list of objects.
+    """
+    from .audit.show import find_samples
+
+    found = find_samples(root, wanted, name=name, picture=picture)
+    if as_json:
+        typer.echo(json.dumps([shown.as_json() for shown in found], sort_keys=True))
+        return
+    typer.echo("\n\n".join(shown.as_text() for shown in found))

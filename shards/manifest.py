@@ -7,6 +7,7 @@ content and removed only when no table names them any more.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -36,6 +37,7 @@ from .order import Ordinals
 from .shard import ShardResult
 
 TODO = "imitate verify names what is wrong; imitate shard writes the set again"
+REPETITIVE = ("dataset", "split", "shard", "codec", "view")  # text columns of few values
 HASHED = ("manifest.parquet", "shards.parquet")  # tables whose hash the card holds
 
 
@@ -56,6 +58,8 @@ class ShardSet:
     data, `card` the content of dataset.json, `n` the number of samples.
     """
 
+    keeps_open = True  # a reader may keep the descriptors of shards
+
     def __init__(self, folder: Path, card: Mapping[str, Any]) -> None:
         self.folder = folder
         self.card = card
@@ -73,20 +77,24 @@ class ShardSet:
         Raises InputError when the set is unfinished, when a table or the digest is not the one
         that the card names, or when a shard is missing or cut.
         """
-        path = folder / "dataset.json"
-        if not path.is_file():
-            raise InputError(
-                "not a finished shard set", where=str(path), todo="write it with: imitate shard"
-            )
-        card = read_json(path)
-        if card.get("schema_version") != SCHEMA_VERSION:
-            raise InputError("written by another version of imitate", where=str(path), todo=TODO)
+        card = read_card(folder)
         try:
             check_tables(folder, card)
             check_shards(folder, read_rows(folder / "shards.parquet", SHARDS), card)
             return cls(folder, card)
         except KeyError:
-            raise InputError("a field of the card is missing", where=str(path), todo=TODO) from None
+            where = str(folder / "dataset.json")
+            raise InputError("a field of the card is missing", where=where, todo=TODO) from None
+
+    def open_shard(self, name: str) -> int:
+        """Return a descriptor of a shard's file."""
+        return os.open(self.folder / "shards" / name, os.O_RDONLY)
+
+    def expect(self, ordinals: Ordinals) -> None:
+        """Take note of samples that will soon be read, in this order: here they are all there."""
+
+    def doubt(self, name: str) -> None:
+        """Take note that a shard did not read as it should: here there is no other copy."""
 
     def rows(self, split: str) -> Ordinals:
         """Return the ordinals of a split (train, validate or test), ascending."""
@@ -110,24 +118,44 @@ class ShardSet:
 
     def codes(self, name: str) -> tuple[Ordinals, list[str]]:
         """Return a text column as codes and their meaning: value i is names[codes[i]]."""
-        values = self._arrow(name).combine_chunks().dictionary_encode()
+        values = self._arrow(name).combine_chunks()
+        if not pa.types.is_dictionary(values.type):
+            values = values.dictionary_encode()
         codes: Ordinals = values.indices.to_numpy().astype(np.int64)
         return codes, values.dictionary.to_pylist()
 
     def _arrow(self, name: str) -> pa.ChunkedArray:
         with self._lock:
             if name not in self._columns:
-                table = read_table(self.folder / "manifest.parquet", SHARD_MANIFEST, [name])
+                few = [name] if name in REPETITIVE else []
+                table = read_table(
+                    self.folder / "manifest.parquet", SHARD_MANIFEST, [name], repetitive=few
+                )
                 self._columns[name] = table.column(name)
             return self._columns[name]
 
 
 def _bytes_of(values: pa.ChunkedArray) -> NDArray[np.uint8]:
     """Return the bytes of a fixed-size binary column in a row, zeros for null."""
-    filled = pc.fill_null(values, pa.scalar(bytes(16), values.type)).combine_chunks()
+    if values.null_count:
+        values = pc.fill_null(values, pa.scalar(bytes(16), values.type))
+    filled = values.combine_chunks()
     start = filled.offset * 16
     data = np.frombuffer(filled.buffers()[1], dtype=np.uint8)
     return data[start : start + len(filled) * 16]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the card of a finished shard set; InputError when there is none of this version."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise InputError(
+            "not a finished shard set", where=str(path), todo="write it with: imitate shard"
+        )
+    card = read_json(path)
+    if card.get("schema_version") != SCHEMA_VERSION:
+        raise InputError("written by another version of imitate", where=str(path), todo=TODO)
+    return card
 
 
 def check_tables(folder: Path, card: Mapping[str, Any]) -> None:
@@ -140,15 +168,22 @@ def check_tables(folder: Path, card: Mapping[str, Any]) -> None:
             raise InputError("a table is not the one the card names", where=str(path), todo=TODO)
 
 
+def check_digest(
+    folder: Path, shards: Iterable[Mapping[str, Any]], card: Mapping[str, Any]
+) -> None:
+    """Raise InputError when the digest of the card is not that of the shards' table."""
+    if dataset_digest(shards) != card["digest"]:
+        raise InputError(
+            "the digest is not that of the shards", where=str(folder / "dataset.json"), todo=TODO
+        )
+
+
 def check_shards(
     folder: Path, shards: Iterable[Mapping[str, Any]], card: Mapping[str, Any]
 ) -> None:
     """Raise InputError when the digest differs or a shard is missing or has another size."""
     shards = list(shards)
-    if dataset_digest(shards) != card["digest"]:
-        raise InputError(
-            "the digest is not that of the shards", where=str(folder / "dataset.json"), todo=TODO
-        )
+    check_digest(folder, shards, card)
     for shard in shards:
         path = folder / "shards" / shard["name"]
         if not path.is_file():
@@ -196,7 +231,7 @@ def commit(
         "run": {"command": command_line(), "finished": time.strftime("%FT%TZ", time.gmtime())},
     }
     card["run"] |= run
-    _forget_texts(folder, card["digest"])
+    _forget_caches(folder, card["digest"])
     write_json(folder / "dataset.json", card)
     _remove_others(folder / "shards", {shard["name"] for shard in shards})
     _remove_others(folder / "index", {f"{result.stem}.parquet" for result in results})
@@ -223,12 +258,13 @@ def _manifest(folder: Path, stems: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _forget_texts(folder: Path, digest: str) -> None:
-    """Remove cached text embeddings of another content of the set."""
+def _forget_caches(folder: Path, digest: str) -> None:
+    """Remove cached text embeddings and pixels of another content of the set."""
     with contextlib.suppress(InputError):
         if read_json(folder / "dataset.json").get("digest") == digest:
             return
-    shutil.rmtree(folder / "text", ignore_errors=True)
+    for name in ("text", "pixels"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

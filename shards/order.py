@@ -7,6 +7,7 @@ is for, so no draw depends on another one, on the number of ranks or on how far 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import blake3
 import numpy as np
@@ -35,17 +36,40 @@ def permutation(n: int, *, purpose: str, seed: int, epoch: int) -> Ordinals:
     return np.argsort(draws, kind="stable").astype(np.int64)
 
 
+def windowed(blocks: Ordinals, *, window: int, purpose: str, seed: int, epoch: int) -> Ordinals:
+    """Return a permutation of range(n) that reads the blocks of its numbers a window at a time.
+
+    `blocks` [n] tells the block of each number, such as its shard. The blocks are permuted,
+    `window` of them together make a window, and the numbers of a window are permuted.
+    """
+    _, place = np.unique(blocks, return_inverse=True)
+    order = permutation(len(np.unique(place)), purpose=f"{purpose}, blocks", seed=seed, epoch=epoch)
+    turn = np.argsort(order)  # the place of each block in the order of the blocks
+    draws = philox(purpose, seed, epoch).bit_generator.random_raw(len(blocks))
+    return np.lexsort((draws, turn[place] // window)).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """An order for stores that are read in blocks: `size` of the `blocks` of the rows at a time."""
+
+    size: int
+    blocks: Ordinals  # [rows]
+
+
 class EpochPlan:
     """Which samples each step of a training run sees, for any step at once.
 
-    `rows` are the ordinals to train on. An epoch takes them in a permutation of its own and drops
-    the remainder that fills no batch. The state of a run is its number of steps, nothing else:
-    `batch(step)` costs one permutation, however far the run has come.
+    `rows` are the ordinals to train on. An epoch takes them in a permutation of its own, within
+    a `window` if there is one, and drops the remainder that fills no batch. The state of a run is
+    its number of steps, nothing else: `batch(step)` costs one permutation, however far it has come.
 
     Raises UsageError when there are fewer rows than one global batch takes.
     """
 
-    def __init__(self, rows: Ordinals, *, seed: int, global_batch: int) -> None:
+    def __init__(
+        self, rows: Ordinals, *, seed: int, global_batch: int, window: Window | None = None
+    ) -> None:
         if not 1 <= global_batch <= len(rows):
             raise UsageError(
                 f"a global batch of {global_batch} cannot be filled from {len(rows)} samples",
@@ -55,6 +79,7 @@ class EpochPlan:
         self.rows = np.asarray(rows, dtype=np.int64)
         self.seed = seed
         self.global_batch = global_batch
+        self.window = window
         self.steps_per_epoch = len(rows) // global_batch
         self._lock = threading.Lock()
         self._epoch = -1
@@ -72,12 +97,16 @@ class EpochPlan:
     def _order_of(self, epoch: int) -> Ordinals:
         with self._lock:
             if epoch != self._epoch:
-                places = permutation(
-                    len(self.rows), purpose="train order", seed=self.seed, epoch=epoch
-                )
-                self._order, self._epoch = self.rows[places], epoch
+                self._order, self._epoch = self.rows[self._places(epoch)], epoch
                 self._order.setflags(write=False)  # batches are views of it
             return self._order
+
+    def _places(self, epoch: int) -> Ordinals:
+        purpose = "train order"
+        if self.window is None:
+            return permutation(len(self.rows), purpose=purpose, seed=self.seed, epoch=epoch)
+        size, blocks = self.window.size, self.window.blocks
+        return windowed(blocks, window=size, purpose=purpose, seed=self.seed, epoch=epoch)
 
 
 def check_ranks(global_batch: int, ranks: int) -> None:
@@ -98,3 +127,16 @@ def rank_slice(batch: Ordinals, *, rank: int, ranks: int) -> Ordinals:
     check_ranks(len(batch), ranks)
     share = len(batch) // ranks
     return batch[rank * share : (rank + 1) * share]
+
+
+def stripe(ordinals: Ordinals, *, rank: int, ranks: int) -> tuple[Ordinals, NDArray[np.bool_]]:
+    """Return a rank's share of an evaluation, equally long on every rank, and which of it count.
+
+    Sample i goes to rank i modulo `ranks`. A share that is short is filled up with the first
+    sample, masked out, so that every sample counts exactly once. The shares side by side, read
+    across, are the samples in order.  # [ceil(n / ranks)] twice
+    """
+    share = ordinals[rank::ranks]
+    missing = -(-len(ordinals) // ranks) - len(share)
+    counts = np.arange(len(share) + missing) < len(share)
+    return np.concatenate([share, ordinals[:missing]]), counts

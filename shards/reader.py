@@ -5,6 +5,7 @@ Legend: B batch, H rows, W columns.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -19,14 +20,12 @@ from typing import Any, Literal
 import blake3
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..contract import InputError, TooManyFaults, UsageError
 from ..options import FaultBudget
 from .manifest import TODO, ShardSet
 from .order import Ordinals, philox
-
-Pictures = NDArray[np.uint8] | NDArray[np.uint16]
+from .reading.source import Pictures, PictureSource, advised
 
 OPEN_SHARDS = 256  # file descriptors kept; shards beyond them are opened for each read
 CHUNK = 32  # samples a thread reads before it takes other ones
@@ -99,6 +98,7 @@ class ShardReader:
 
     def texts(self, ordinals: Ordinals) -> list[dict[str, Any]]:
         """Return the JSON of each sample, parsed; pictures are not read.  # [B]"""
+        self.shards.expect(ordinals)
         texts = []
         for ordinal, data in zip(ordinals.tolist(), self.members(ordinals, "json"), strict=True):
             try:
@@ -125,9 +125,23 @@ class ShardReader:
                     fault = "no longer has its hash"
                 if not fault:
                     break
+                self.shards.doubt(self._names[shard])
             else:
                 raise self._damaged(ordinal, f"{kind} {fault}")
             yield data
+
+    def advise(self, ordinals: Ordinals) -> None:
+        """Ask the system to read pictures ahead, of the shards that are open already."""
+        self.shards.expect(ordinals)
+        if not hasattr(os, "posix_fadvise"):
+            return
+        members = self._members["png"]
+        for place in ordinals.tolist():
+            handle = self._files.get(int(self._codes[place]))
+            span = int(members.offset[place]), int(members.length[place])
+            with contextlib.suppress(OSError):  # a hint, which some file systems do not take
+                if handle is not None:
+                    os.posix_fadvise(handle, *span, os.POSIX_FADV_WILLNEED)
 
     def _read(self, shard: int, offset: int, length: int) -> tuple[bytes, str]:
         """Return the bytes, and what went wrong or an empty string."""
@@ -141,12 +155,13 @@ class ShardReader:
         handle = self._files.get(shard)
         if handle is not None:
             return os.pread(handle, length, offset)
-        handle = os.open(self.shards.folder / "shards" / self._names[shard], os.O_RDONLY)
+        handle = self.shards.open_shard(self._names[shard])
         try:
             return os.pread(handle, length, offset)
         finally:
             with self._lock:
-                if keep := len(self._files) < OPEN_SHARDS and shard not in self._files:
+                room = self.shards.keeps_open and len(self._files) < OPEN_SHARDS
+                if keep := room and shard not in self._files:
                     self._files[shard] = handle
             if not keep:
                 os.close(handle)
@@ -164,7 +179,7 @@ class _Members:
         inside = np.asarray(shards.column(f"{kind}_off"))
         self.offset = np.asarray(shards.column("offset")).astype(np.int64) + inside
         self.length = np.asarray(shards.column(f"{kind}_len"))
-        self.hashes = np.asarray(shards.column(f"{kind}_blake3")).tobytes()
+        self.hashes = np.asarray(shards.column(f"{kind}_blake3")).reshape(-1).data
 
 
 def _decode(png: bytes) -> Pictures | None:
@@ -195,7 +210,7 @@ class DamagePolicy:
         self._lock = threading.Lock()
 
     def fill(
-        self, reader: ShardReader, pictures: Pictures, ordinals: Ordinals, *, step: int
+        self, reader: PictureSource, pictures: Pictures, ordinals: Ordinals, *, step: int
     ) -> Ordinals:
         """Fill `pictures` and return the ordinals they are of, replacements included."""
         asked, taken = ordinals, ordinals.copy()
@@ -242,7 +257,7 @@ class Batch:
 
 
 def iterate(
-    reader: ShardReader,
+    reader: PictureSource,
     batches: Iterable[Ordinals],
     *,
     workers: int,
@@ -252,15 +267,16 @@ def iterate(
 ) -> Iterator[Batch]:
     """Yield the batches in order, read ahead by `workers` threads (0 reads in this one).
 
-    At most `prefetch` batches are held at a time. The result does not depend on the number of
-    threads. `first_step` is the step of the first batch, from which replacements are drawn.
+    At most `prefetch` batches are held at a time, and the source is told of those that follow.
+    The result does not depend on the number of threads. `first_step` is the step of the first
+    batch, from which replacements are drawn.
     Raises SampleDamaged, or with a `damage` policy TooManyFaults, at the batch concerned.
     """
     if workers < 0 or prefetch < 1:
         raise UsageError("reading needs 0 or more threads and at least one batch ahead")
     filling = (
         _Filling(reader, ordinals, damage, first_step + place)
-        for place, ordinals in enumerate(batches)
+        for place, ordinals in enumerate(advised(reader, batches))
     )
     if workers == 0:
         for batch in filling:
@@ -284,7 +300,7 @@ class _Filling:
     """A batch whose pictures are being read, a part of it at a time."""
 
     def __init__(
-        self, reader: ShardReader, ordinals: Ordinals, damage: DamagePolicy | None, step: int
+        self, reader: PictureSource, ordinals: Ordinals, damage: DamagePolicy | None, step: int
     ) -> None:
         self.reader, self.ordinals, self.damage, self.step = reader, ordinals, damage, step
         self.images = reader.empty(ordinals)

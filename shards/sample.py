@@ -1,8 +1,9 @@
 """A sample in a shard: its JSON, the members of its span, and its row in the manifest.
 
 A span is the bytes of one sample in a tar file: `KEY.json`, `KEY.mask.png` if there is a mask,
-`KEY.png`, each a 512-byte header and the data padded to 512. As the headers are a pure function
-of name and size, every byte of a shard can be told from its rows and members.
+`KEY.png` (or `KEY.jpg`, which is the first), each a 512-byte header and the data padded to 512. As
+the headers are a pure function of name and size, every byte of a shard can be told from its rows
+and members.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from ..files import canonical_json
 BLOCK = tarfile.BLOCKSIZE
 SHORT_NAME = 100  # bytes of a member name that fit the header block
 FILE_MODE = 0o444
-MEMBERS = ("json", "mask.png", "png")  # in the order of their names, which is that of the tar
+MEMBERS = ("jpg", "json", "mask.png", "png")  # in the order of their names, that of the tar
+PICTURES = ("png", "jpg")  # kinds of the picture, one of them in a sample
 
 _GEOMETRY = (
     *("height", "width", "bits", "source_height", "source_width", "orientation"),
@@ -114,11 +116,12 @@ def hash16(data: bytes | memoryview) -> bytes:
 
 
 def prefix(kind: str) -> str:
-    """Return the prefix of a member's columns in the manifest: json, mask or png."""
-    return kind.split(".", maxsplit=1)[0]
+    """Return the prefix of a member's columns in the manifest: json, mask, or png for a picture."""
+    return "png" if kind in PICTURES else kind.split(".", maxsplit=1)[0]
 
 
 def sizes_of(row: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes of a sample's files by member kind, from its manifest row."""
-    lengths = ((kind, row[f"{prefix(kind)}_len"]) for kind in MEMBERS)
+    kinds = ("json", "mask.png", row["codec"])
+    lengths = ((kind, row[f"{prefix(kind)}_len"]) for kind in kinds)
     return {kind: length for kind, length in lengths if length is not None}

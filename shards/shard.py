@@ -32,6 +32,7 @@ from .sample import (
     span_size,
     tar_format,
 )
+from .source.jpeg import picture_columns, to_jpeg
 
 READ = 1 << 20  # bytes read, hashed or written at a time
 
@@ -50,6 +51,7 @@ class ShardTask:
     stem: str
     start: int
     access: Access
+    kind: str
     resume: bool
 
     @property
@@ -60,7 +62,10 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """A committed shard and the samples that were damaged; `name` is empty if all of them were."""
+    """A committed shard and the samples that were damaged; `name` is empty if all of them were.
+
+    `kept` tells that an earlier run committed it and it is still whole.
+    """
 
     stem: str
     name: str
@@ -69,6 +74,7 @@ class ShardResult:
     blake3: str
     sha256: str
     rejects: tuple[Mapping[str, Any], ...]
+    kept: bool = False
 
 
 class _Record(NamedTuple):
@@ -107,17 +113,18 @@ def _committed(task: ShardTask, records: Sequence[_Record]) -> ShardResult | Non
         names = {row["shard"] for row in rows}
         if len(rows) != len(records) or len(names) != 1:
             return None
-        if not all(_same(*pair, task.prepared) for pair in zip(rows, records, strict=True)):
+        if not all(_same(*pair, task) for pair in zip(rows, records, strict=True)):
             return None
         name = names.pop()
         hasher, sha = blake3.blake3(), hashlib.sha256()
         size = 0
+        check_layout(task.folder / "shards" / name, rows)
         with (task.folder / "shards" / name).open("rb") as tar:
             while block := tar.read(READ):
                 hasher.update(block)
                 sha.update(block)
                 size += len(block)
-    except (InputError, OSError):
+    except (InputError, OSError, Reject):
         return None
     if name != f"{task.stem}-{hasher.hexdigest()[:12]}.tar":
         return None
@@ -129,18 +136,24 @@ def _committed(task: ShardTask, records: Sequence[_Record]) -> ShardResult | Non
         blake3=str(hasher.hexdigest()),
         sha256=sha.hexdigest(),
         rejects=(),
+        kept=True,
     )
 
 
-def _same(row: Mapping[str, Any], record: _Record, prepared: Path) -> bool:
+def _same(row: Mapping[str, Any], record: _Record, task: ShardTask) -> bool:
     """Tell whether an index row is the one that this record would give."""
-    mask = (prepared / record.mask).read_bytes() if record.mask else None
+    mask = (task.prepared / record.mask).read_bytes() if record.mask else None
+    hashes = {"png_blake3": record.png_blake3, "pixel_blake3": record.pixel_blake3}
+    picture = {name: bytes.fromhex(value)[:16] for name, value in hashes.items()}
+    if task.kind == "jpg":
+        picture = picture_columns(_read_members(task, record)["jpg"])
     return (
-        row["json_blake3"] == hash16(record.json)
-        and row["png_blake3"] == bytes.fromhex(record.png_blake3)[:16]
+        row["codec"] == task.kind
+        and picture.items() <= row.items()
+        and row["json_blake3"] == hash16(record.json)
         and row["mask_blake3"] == (None if mask is None else hash16(mask))
-        and row["pixel_blake3"] == bytes.fromhex(record.pixel_blake3)[:16]
         and facts_of(record.document).items() <= row.items()
+        and _layout(row["key"], sizes_of(row), row["offset"]).items() <= row.items()
     )
 
 
@@ -151,7 +164,7 @@ def _write(task: ShardTask, records: Sequence[_Record]) -> ShardResult:
     try:
         with partial.open("wb") as handle:
             tar = _HashedFile(handle)
-            rows, rejects = _write_samples(task.prepared, records, tar)
+            rows, rejects = _write_samples(task, records, tar)
             tar.flush()
             os.fsync(handle.fileno())
         check_layout(partial, rows)
@@ -197,7 +210,7 @@ class _HashedFile:
 
 
 def _write_samples(
-    prepared: Path, records: Sequence[_Record], tar: _HashedFile
+    task: ShardTask, records: Sequence[_Record], tar: _HashedFile
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write every sample that still has its hash; return the index rows and the rejects."""
     os.environ["WDS_SECURE"] = "1"  # refuse shell pipes and pickles, ours has neither
@@ -210,23 +223,24 @@ def _write_samples(
         writer.tarstream.format = tar_format(record.document["key"] for record in records)
         for record in records:
             try:
-                members = _read_members(prepared, record)
+                members = _read_members(task, record)
             except Reject as reject:
                 rejects.append(_reject_row(record, reject))
                 continue
             offset = writer.tarstream.offset
             writer.write({"__key__": record.document["key"], **members})
-            rows.append(_row(record, members, offset))
+            rows.append(_row(record, members, offset) | {"codec": task.kind})
     return rows, rejects
 
 
-def _read_members(prepared: Path, record: _Record) -> dict[str, bytes]:
+def _read_members(task: ShardTask, record: _Record) -> dict[str, bytes]:
     """Return the files of a sample by member kind; Reject when one is not as prepared."""
-    members = {"json": record.json, "png": _read(prepared / record.image, "picture")}
-    if blake3_hex(members["png"]) != record.png_blake3:
+    png = _read(task.prepared / record.image, "picture")
+    if blake3_hex(png) != record.png_blake3:
         raise Reject("sample_damaged", "the picture no longer has its hash")
+    members = {"json": record.json, task.kind: to_jpeg(png) if task.kind == "jpg" else png}
     if record.mask is not None:
-        members["mask.png"] = _read(prepared / record.mask, "mask")
+        members["mask.png"] = _read(task.prepared / record.mask, "mask")
     return members
 
 
@@ -243,17 +257,24 @@ def _row(record: _Record, members: Mapping[str, bytes], offset: int) -> dict[str
     sizes = {kind: len(data) for kind, data in members.items()}
     hashes = {"png": bytes.fromhex(record.png_blake3)[:16]}  # just compared with the picture
     row = facts_of(record.document) | {
-        "offset": offset,
-        "size": span_size(key, sizes),
         "pixel_blake3": bytes.fromhex(record.pixel_blake3)[:16],
     }
-    for kind in MEMBERS:
-        row |= {f"{prefix(kind)}_{name}": None for name in ("off", "len", "blake3")}
+    row |= {f"{prefix(kind)}_blake3": None for kind in MEMBERS}
+    for kind, data in members.items():
+        name = prefix(kind)
+        row[f"{name}_blake3"] = hashes.get(name) or hash16(data)
+    if "jpg" in members:
+        row |= picture_columns(members["jpg"])
+    return row | _layout(key, sizes, offset)
+
+
+def _layout(key: str, sizes: Mapping[str, int], offset: int) -> dict[str, Any]:
+    """Return the columns that say where a sample's files lie."""
+    row: dict[str, Any] = {"offset": offset, "size": span_size(key, sizes)}
+    row |= {f"{prefix(kind)}_{name}": None for kind in MEMBERS for name in ("off", "len")}
     for member in members_of(key, sizes, offset):
-        name = prefix(member.kind)
-        row[f"{name}_off"] = member.data - offset
-        row[f"{name}_len"] = member.size
-        row[f"{name}_blake3"] = hashes.get(name) or hash16(members[member.kind])
+        row[f"{prefix(member.kind)}_off"] = member.data - offset
+        row[f"{prefix(member.kind)}_len"] = member.size
     return row
 
 

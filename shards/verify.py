@@ -1,4 +1,4 @@
-"""What is wrong with a prepared set or a shard set: every problem, each sample by its key."""
+"""What is wrong with a prepared set, a shard set or a run: each damaged sample by its key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from ..contract import REJECTS, SHARD_MANIFEST, SHARDS, InputError, UsageError
 from ..files import PARTIAL, blake3_file, blake3_hex, read_json, read_rows, read_table
 from ..work import Interrupts, Progress
+from .audit.run import inspect_run
 from .manifest import HASHED, dataset_digest, sha256sums
-from .plan import Prepared
+from .source.prepared import Prepared
 from .walk import Problem, hash12, inspect_shard, pixel_hash
 
 CARD = "dataset.json"
@@ -38,10 +39,10 @@ def verify_path(
     interrupts: Interrupts | None = None,
     progress: str = "none",
 ) -> Verdict:
-    """Look at every byte of a prepared set or a shard set.
+    """Look at every byte of a prepared set or a shard set, or at the chain of cards of a run.
 
     `deep` also decodes every picture and compares its pixels with their hash. Raises InputError
-    when the folder does not exist and UsageError when it is neither kind of set.
+    when the folder does not exist and UsageError when it is neither a set nor a run.
     """
     if not path.is_dir():
         raise InputError("no such folder", where=str(path))
@@ -50,10 +51,13 @@ def verify_path(
         return _verify_shards(path, work)
     if (path / "card.json").is_file() and (path / "images").is_dir():
         return _verify_prepared(path, work)
+    if path.resolve().parent.name == "runs" and (path / "recipe.yaml").is_file():
+        samples, problems = inspect_run(path)
+        return Verdict(path=path, kind="run", samples=samples, problems=problems)
     raise UsageError(
-        "neither a finished prepared set nor a shard set",
+        "neither a finished prepared set nor a shard set nor a run",
         where=str(path),
-        todo="give a folder below data/prepared or data/shards",
+        todo="give a folder below data/prepared, data/shards or runs",
     )
 
 

@@ -26,17 +26,22 @@ from ..files import digest_of, read_json, set_private, sweep_partials
 from ..options import FaultBudget
 from ..work import Interrupts, Progress, alone, run_tasks
 from .manifest import ShardSet, commit
-from .plan import Prepared, Samples, ShardOptions, plan_shards, scan
+from .plan import Samples, ShardOptions, plan_shards, scan
 from .shard import ShardResult, ShardTask, build_shard
+from .source.prepared import Prepared, open_sets
 
 RECORDS = Path(".parts") / "records"  # what the tasks read, while a set is being written
-LIBRARIES = ("webdataset", "pyarrow", "numpy", "blake3")  # those that make the bytes
+# libraries that make the bytes
+LIBRARIES = ("webdataset", "pyarrow", "numpy", "blake3", "opencv-python-headless")
 NO_FAULTS = FaultBudget(number=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What became of one set; `digest` is None for a dry run, `fresh` if it was up to date."""
+    """What became of one set; `digest` is None for a dry run, `fresh` if it was up to date.
+
+    `written` names the shards that this run wrote; the others were there and whole.
+    """
 
     dataset: str
     samples: int
@@ -48,6 +53,7 @@ class ShardReport:
     rejected: Mapping[str, int]
     has_text: bool
     fresh: bool
+    written: tuple[str, ...] = ()
 
     def check(self, budget: FaultBudget) -> None:
         """Raise TooManyFaults when more samples were damaged than the budget allows."""
@@ -56,13 +62,18 @@ class ShardReport:
 
 
 def options_for(
-    folder: Path, *, samples: int | None, size: int | None, seed: int | None
+    folder: Path,
+    *,
+    samples: int | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    codec: str | None = None,
 ) -> ShardOptions:
     """Return the options asked for; what is None stays as the set in `folder` has it."""
     options = asdict(ShardOptions())
     with contextlib.suppress(ImitateError):
         options |= read_json(folder / "dataset.json").get("options", {})
-    asked = {"samples": samples, "bytes": size, "seed": seed}
+    asked = {"samples": samples, "bytes": size, "seed": seed, "codec": codec}
     options |= {name: value for name, value in asked.items() if value is not None}
     try:
         return ShardOptions(**options)
@@ -70,10 +81,21 @@ def options_for(
         raise InputError("the card is damaged", where=str(folder / "dataset.json")) from None
 
 
-def plan_set(root: Path, name: str, options: ShardOptions) -> ShardReport:
+def sources_of(root: Path, name: str) -> list[str]:
+    """Return the prepared sets of a shard set: that of its name, or those it was joined from."""
+    folders = Folders(root)
+    if not folders.prepared(name).is_dir():
+        with contextlib.suppress(ImitateError, KeyError):
+            return list(read_json(folders.shards(name) / "dataset.json")["source"]["sets"])
+    return [name]
+
+
+def plan_set(
+    root: Path, name: str, options: ShardOptions, *, sets: Sequence[str] = ()
+) -> ShardReport:
     """Return what `write_shards` would do, and write nothing."""
     start = time.monotonic()
-    samples = scan(Prepared.open(Folders(root).prepared(name)), None)
+    samples = scan(open_sets(Folders(root), sets or [name]), None, options)
     plans = plan_shards(samples, options)
     return ShardReport(
         dataset=name,
@@ -94,31 +116,35 @@ def write_shards(
     name: str,
     options: ShardOptions,
     *,
+    sets: Sequence[str] = (),
     workers: int = 1,
     scheduler: str | None = None,
     resume: bool = True,
+    suspect: bool = False,
     budget: FaultBudget = NO_FAULTS,
     interrupts: Interrupts | None = None,
     progress: str = "none",
 ) -> ShardReport:
     """Write the shards of a prepared set, or find them up to date.
 
+    With `sets`, those prepared sets are joined into one shard set `name`. A set that looks whole
+    is up to date; a `suspect` one is read to the last byte, and its damaged shards made again.
     Damaged samples are left out, listed in rejects.parquet and counted in the report; the caller
     ends with `report.check(budget)`. A set with more of them than `budget` is never up to date,
     so that a repaired picture is found by the next run.
     """
     start = time.monotonic()
     folders = Folders(root)
-    prepared, folder = Prepared.open(folders.prepared(name)), folders.shards(name)
+    prepared, folder = open_sets(folders, sets or [name]), folders.shards(name)
     set_private(prepared.access)
-    card = _finished(folder, prepared) if resume else None
+    card = _finished(folder, prepared) if resume and not suspect else None
     if card is not None and card["options"] == asdict(options) and _within(card, budget):
         return _report(card, folder, time.monotonic() - start, fresh=True)
     with alone(folder, "writing these shards"):
         records = folder / RECORDS
         records.parent.mkdir(exist_ok=True)
         with records.open("wb") as handle:
-            samples = scan(prepared, handle)
+            samples = scan(prepared, handle, options)
         tasks = _tasks(prepared, folder, samples, options, resume=resume)
         done: dict[str, ShardResult] = {}
         workers = min(workers, len(tasks))
@@ -129,11 +155,12 @@ def write_shards(
                 done[result.stem] = result
                 bar.advance(result.samples + len(result.rejects))
         results = [done[task.stem] for task in tasks]
-        card = _card(prepared, samples, options, results)
+        card = {"dataset": name} | _card(prepared, samples, options, results)
         commit(folder, card, results, {"workers": workers, "seconds": time.monotonic() - start})
         shutil.rmtree(records.parent)
         sweep_partials(folder)
-    return _report(card, folder, time.monotonic() - start, fresh=False)
+    written = tuple(result.name for result in results if result.name and not result.kept)
+    return _report(card, folder, time.monotonic() - start, fresh=False, written=written)
 
 
 def _tasks(
@@ -148,6 +175,7 @@ def _tasks(
             stem=plan.stem,
             start=plan.start,
             access=prepared.access,
+            kind=options.kind,
             resume=resume,
         )
         for plan in plan_shards(samples, options)
@@ -190,7 +218,6 @@ def _card(
     rejected = Counter(reject["reason"] for result in results for reject in result.rejects)
     return {
         "schema_version": SCHEMA_VERSION,
-        "dataset": prepared.folder.name,
         "access": prepared.access,
         "samples": sum(result.samples for result in whole),
         "shards": len(whole),
@@ -198,13 +225,20 @@ def _card(
         "rejected": dict(rejected),
         "has_text": samples.has_text,
         "options": asdict(options),
-        "source": {"digest": prepared.digest, "card": digest_of(prep)},
+        "source": {"digest": prepared.digest, "card": digest_of(prep), "sets": prepared.names},
         "prep": prep,
         "versions": {"imitate": __version__} | {name: version(name) for name in LIBRARIES},
     }
 
 
-def _report(card: Mapping[str, Any], folder: Path, seconds: float, *, fresh: bool) -> ShardReport:
+def _report(
+    card: Mapping[str, Any],
+    folder: Path,
+    seconds: float,
+    *,
+    fresh: bool,
+    written: tuple[str, ...] = (),
+) -> ShardReport:
     names = ("dataset", "samples", "shards", "bytes", "digest", "rejected", "has_text")
     shared = {name: card[name] for name in names}
-    return ShardReport(path=folder, seconds=seconds, fresh=fresh, **shared)
+    return ShardReport(path=folder, seconds=seconds, fresh=fresh, written=written, **shared)

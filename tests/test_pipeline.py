@@ -230,3 +230,26 @@ def test_every_stage_killed_many_times_ends_with_the_same_bytes(
     for command in stages(archives, tmp_path):
         killed_then_finished(command, draw, kills=6)
     assert tree(tmp_path, but=TIMED) == tree(built, but=TIMED)
+
+
+def test_shards_elsewhere_give_the_same_run_and_the_same_results(
+    built: Path, tmp_path: Path
+) -> None:
+    there = {
+        name: f"file://{Folders(built).shards(name)}" for name in ("phantom-mimic", "phantom-rsna")
+    }
+    here = ["--root", tmp_path, "--cache-bytes", 10**9, "--quiet"]
+    imitate("train", "demo", "--name", "run", "--data", there["phantom-mimic"], *TINY, *here)
+    imitate("eval", there["phantom-rsna"], *here)
+    both = [Folders(root).run("run") for root in (built, tmp_path)]
+    for name in ("model/model.safetensors", "eval/phantom-rsna/predictions.parquet"):
+        first, second = ((run / name).read_bytes() for run in both)
+        assert first == second, name
+    overlaps = [
+        json.loads((run / "eval" / "phantom-rsna" / "results.json").read_bytes())["overlap"]
+        for run in both
+    ]
+    assert overlaps[0] == overlaps[1] and overlaps[1]["subjects"] is not None
+    missing = imitate("train", "demo", "--data", there["phantom-mimic"] + "x", *here, check=3)
+    assert "is not there" in missing.stderr
+    imitate("train", "demo", "--data", "pipe://cat", *here, check=2)

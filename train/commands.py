@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..contract import UsageError
 from ..options import (
     BEHAVIOUR,
     IO,
     RESOURCES,
+    CacheBytes,
     DryRun,
     FaultBudget,
     Json,
@@ -44,7 +46,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="SET",
-        help="Shard set to train on; by default the only one with reports.",
+        help="Shard set to train on, or the address of one (https://, s3://, gs://, hf://, "
+        "file://); by default the only one with reports.",
         rich_help_panel=IO,
     ),
 ]
@@ -60,6 +63,22 @@ Threads = Annotated[
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RESOURCES)
+]
+Cache = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        help="Keep decoded pictures: none, host (a file) or device; the result is the same.",
+        rich_help_panel=RESOURCES,
+    ),
+]
+Reader = Annotated[
+    str,
+    typer.Option(
+        "--reader",
+        help="imitate, or webdataset: its order, unverified; same as --set data.order=webdataset.",
+        rich_help_panel=BEHAVIOUR,
+    ),
 ]
 AllowDownload = Annotated[
     bool,
@@ -85,8 +104,11 @@ def train(
     name: Name = None,
     root: Root = Path(),
     data: Data = None,
+    cache_bytes: CacheBytes = None,
     workers: Threads = None,
     device: Device = "auto",
+    cache: Cache = "none",
+    reader: Reader = "imitate",
     allow_download: AllowDownload = False,
     resume: Resume = True,
     max_failures: MaxFailures = "0.001%",
@@ -103,14 +125,16 @@ def train(
     from .run import TrainOptions, bind
     from .run import train as train_run
 
-    chosen = load_recipe(recipe, settings or ())
+    chosen = load_recipe(recipe, (*(settings or ()), *_reader_setting(reader)))
     options = TrainOptions(
         data=data,
+        cache_bytes=cache_bytes,
         name=name,
         workers=workers,
         resume=resume,
         budget=FaultBudget.parse(max_failures or "0"),
         device=device,
+        cache=cache,
         allow_download=allow_download,
         progress=progress,
         quiet=quiet,
@@ -128,6 +152,13 @@ def train(
         "seconds": report.seconds,
     }
     say(result, _sentence(report, root), as_json=as_json)
+
+
+def _reader_setting(reader: str) -> tuple[str, ...]:
+    """Return the setting that a reader stands for; another order is another run."""
+    if reader not in ("imitate", "webdataset"):
+        raise UsageError(f"--reader {reader!r} is not one of imitate, webdataset")
+    return ("data.order=webdataset",) if reader == "webdataset" else ()
 
 
 def _sentence(report: TrainReport, root: Path) -> str:

@@ -1,14 +1,14 @@
-"""The feed: batches of the plan, read, verified and turned into views by threads, in order."""
+"""The feed: pictures that were read and verified become batches of views by threads, in order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from ..shards.order import EpochPlan
-from ..shards.reader import DamagePolicy, ShardReader, iterate
+from ..shards.reader import Batch
 from .objective.task import PretrainBatch, PretrainTask
 
 AHEAD = 4  # batches whose views are made ahead, at least
@@ -16,25 +16,16 @@ AHEAD = 4  # batches whose views are made ahead, at least
 
 def feed(
     task: PretrainTask,
-    reader: ShardReader,
+    images: Iterator[Batch],
     plan: EpochPlan,
     *,
     steps: range,
     workers: int,
-    damage: DamagePolicy,
 ) -> Generator[PretrainBatch]:
-    """Yield the batch of each step; the same ones whatever the number of threads.
+    """Yield the batch of each step, its views drawn; the same whatever the number of threads.
 
-    Close the generator to end its threads. Raises TooManyFaults when more samples are damaged
-    than `damage` allows.
+    Close the generator to end its threads. Raises what reading `images` raises.
     """
-    images = iterate(
-        reader,
-        (plan.batch(step) for step in steps),
-        workers=workers,
-        damage=damage,
-        first_step=steps.start,
-    )
     pool = ThreadPoolExecutor(workers, thread_name_prefix="imitate-views")
     making = (
         pool.submit(

@@ -17,6 +17,8 @@ from ..contract import SCHEMA_VERSION, Folders, InputError, UsageError
 from ..files import digest_of, read_json, safe_name, write_json, write_text
 from ..shards.manifest import ShardSet
 from ..shards.order import Ordinals
+from ..shards.reading.remote import open_remote
+from ..shards.reading.transfer import is_address
 from ..work import command_line
 from .recipes.config import differences, read_yaml, to_tree, to_yaml
 from .recipes.recipe import Recipe
@@ -32,14 +34,18 @@ def training_rows(shards: ShardSet) -> Ordinals:
     return np.asarray(rows[has_text])
 
 
-def choose_set(root: Path, name: str | None) -> ShardSet:
-    """Return the shard set `name`, or the only one whose training split has text.
+def choose_set(
+    root: Path, name: str | None, *, cache_bytes: int | None = None, quiet: bool = False
+) -> ShardSet:
+    """Return the shard set of a name or an address, or the only one whose training split has text.
 
     Raises UsageError that lists them when there are several, InputError when there is none.
     """
     folders = Folders(root)
     todo = "prepare an archive with reports (`imitate prep mimic SRC`), then run `imitate shard`"
-    if name is not None:
+    if name is not None and is_address(name):
+        found: list[ShardSet] = [open_remote(root, name, cache_bytes=cache_bytes, quiet=quiet)]
+    elif name is not None:
         found = [ShardSet.open(folders.shards(safe_name(name)))]
     else:
         found = [ShardSet.open(folders.shards(each)) for each in folders.names("shards")]
@@ -48,7 +54,7 @@ def choose_set(root: Path, name: str | None) -> ShardSet:
         what = f"shard set {name} has" if name else "there is no shard set that has"
         raise InputError(
             f"{what} no reports to train on" if name else f"{what} reports to train on",
-            where=str(folders.shards(name or "*")),
+            where=str(found[0].folder if name else folders.shards("*")),
             todo=todo,
         )
     if len(usable) > 1:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from ..contract import InputError, Stopped, UsageError
 from ..files import blake3_file, set_private, write_json
 from ..options import FaultBudget
 from ..shards.manifest import ShardSet
-from ..shards.order import EpochPlan
-from ..shards.reader import ONE_IN_100_000
+from ..shards.order import EpochPlan, Window
+from ..shards.reader import ONE_IN_100_000, Batch, iterate
+from ..shards.reading.source import PictureSource
+from ..shards.reading.stock import stock_batches
 from ..work import Interrupts, Progress
 from .checkpoint import Checkpoints
 from .feed import feed
@@ -24,11 +28,13 @@ from .identity import Identity, choose_set, identify, machine_change, new_card, 
 from .logbook import Logbook
 from .loop import Length, Loop
 from .network.folder import save_model
-from .objective.diagnosis import diagnose_prior
-from .parts import Parts, build_parts
+from .objective.diagnosis import Diagnosis, diagnose_prior
+from .objective.loss import Section
+from .parts import Parts, build_parts, open_pictures
 from .recipes.recipe import Recipe
 
 MOST_THREADS = 16  # of the feed, unless asked for
+CACHES = ("none", "host", "device")  # where decoded pictures are kept
 DIAGNOSED = 8  # batches of the first epoch that the diagnosis of the prior looks at
 
 
@@ -37,11 +43,13 @@ class TrainOptions:
     """What a run is told beside its recipe; nothing here changes its result."""
 
     data: str | None = None
+    cache_bytes: int | None = None
     name: str | None = None
     workers: int | None = None
     resume: bool = True
     budget: FaultBudget = ONE_IN_100_000
     device: str = "auto"
+    cache: str = "none"
     allow_download: bool = False
     progress: str = "auto"
     quiet: bool = False
@@ -50,6 +58,11 @@ class TrainOptions:
     def progress_mode(self) -> str:
         """How progress is shown."""
         return "none" if self.quiet else self.progress
+
+    def tell(self, line: str) -> None:
+        """Say something on stderr before there is a log."""
+        if not self.quiet:
+            sys.stderr.write(f"{line}\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +98,12 @@ def bind(root: Path, recipe: Recipe, options: TrainOptions) -> Bound:
     Raises UsageError for options that cannot be, InputError for missing or damaged shards.
     """
     device = pick_device(options.device)
-    shards = choose_set(root, options.data)
-    plan = EpochPlan(training_rows(shards), seed=recipe.seed, global_batch=recipe.data.batch)
+    if options.cache not in CACHES:
+        raise UsageError(f"--cache {options.cache!r} is not one of {', '.join(CACHES)}")
+    if recipe.data.order == "webdataset" and (options.cache != "none" or options.cache_bytes):
+        raise UsageError("webdataset reads the shards itself: no --cache, no --cache-bytes")
+    shards = choose_set(root, options.data, cache_bytes=options.cache_bytes, quiet=options.quiet)
+    plan = plan_of(recipe, shards)
     length = Length(
         global_batch=recipe.data.batch,
         steps_per_epoch=plan.steps_per_epoch,
@@ -94,6 +111,13 @@ def bind(root: Path, recipe: Recipe, options: TrainOptions) -> Bound:
     )
     run = identify(root, recipe, shards, name=options.name, resume=options.resume)
     return Bound(recipe=recipe, shards=shards, plan=plan, length=length, run=run, device=device)
+
+
+def plan_of(recipe: Recipe, shards: ShardSet) -> EpochPlan:
+    """Return which samples each step of a recipe sees."""
+    rows, size = training_rows(shards), recipe.data.window
+    window = Window(size=size, blocks=shards.codes("shard")[0][rows]) if size else None
+    return EpochPlan(rows, seed=recipe.seed, global_batch=recipe.data.batch, window=window)
 
 
 def pick_device(name: str) -> torch.device:
@@ -106,9 +130,10 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def default_workers(device: torch.device) -> int:
-    """Return the threads of the feed: one a core beside a GPU; on a CPU training has the cores."""
-    return min(len(os.sched_getaffinity(0)), MOST_THREADS) if device.type == "cuda" else 1
+def default_workers(device: torch.device | None = None) -> int:
+    """Return the threads of the feed: one a core, but one where a CPU trains at the same time."""
+    alone = device is None or device.type == "cuda"
+    return min(len(os.sched_getaffinity(0)), MOST_THREADS) if alone else 1
 
 
 def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
@@ -133,10 +158,19 @@ def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
         progress=options.progress_mode,
         allow_download=options.allow_download,
     )
+    pictures = open_pictures(
+        options.cache,
+        parts.reader,
+        bound.plan.rows,
+        device=bound.device,
+        workers=options.workers or default_workers(),
+        progress=options.progress_mode,
+        tell=options.tell,
+    )
     with Logbook(bound.run.folder, quiet=options.quiet) as logbook:
         card = _begin(bound, parts, logbook)
         try:
-            _work(bound, parts, logbook, options)
+            _work(bound, parts, pictures, logbook, options)
         finally:
             _name_damaged(bound, parts, logbook, card)
         card["run"]["seconds"] = round(time.monotonic() - start, 3)
@@ -161,14 +195,13 @@ def _report(bound: Bound, card: dict[str, Any], seconds: float, *, fresh: bool) 
 def _begin(bound: Bound, parts: Parts, logbook: Logbook) -> dict[str, Any]:
     """Write the card of a run that starts or goes on, and return it."""
     before = bound.run.card()
-    batches = [bound.plan.batch(s) for s in range(min(DIAGNOSED, bound.length.steps_per_epoch))]
-    prior = diagnose_prior(parts.task, batches, list(bound.shards.column("labels")))
+    prior = {} if before else _diagnosis(bound, parts)
     length = bound.length
     facts = {
         "text_encoder": {"model": parts.encoder.config.model, "digest": parts.encoder.digest},
         "parameters": sum(p.numel() for p in parts.task.model.parameters()),
         "length": {"epochs": length.epochs, "steps": length.steps, "samples": length.samples},
-        "prior": {section: found.as_dict() for section, found in prior.items()},
+        "prior": before["prior"] if before else {s: found.as_dict() for s, found in prior.items()},
         "damaged": before["damaged"] if before else [],
     }
     card = new_card(bound.run, facts, device=bound.device)
@@ -188,7 +221,14 @@ def _begin(bound: Bound, parts: Parts, logbook: Logbook) -> dict[str, Any]:
     return card
 
 
-def _work(bound: Bound, parts: Parts, logbook: Logbook, options: TrainOptions) -> None:
+def _diagnosis(bound: Bound, parts: Parts) -> dict[Section, Diagnosis]:
+    batches = [bound.plan.batch(s) for s in range(min(DIAGNOSED, bound.length.steps_per_epoch))]
+    return diagnose_prior(parts.task, batches, list(bound.shards.column("labels")))
+
+
+def _work(
+    bound: Bound, parts: Parts, pictures: PictureSource, logbook: Logbook, options: TrainOptions
+) -> None:
     """Train from the newest checkpoint to the end."""
     checkpoints = Checkpoints(
         bound.run.folder / "checkpoints",
@@ -205,14 +245,10 @@ def _work(bound: Bound, parts: Parts, logbook: Logbook, options: TrainOptions) -
     )
     loop.resume()
     _tell_start(bound, parts, logbook, loop)
-    batches = feed(
-        parts.task,
-        parts.reader,
-        bound.plan,
-        steps=range(loop.step, bound.length.steps),
-        workers=options.workers or default_workers(bound.device),
-        damage=parts.damage,
-    )
+    steps = range(loop.step, bound.length.steps)
+    workers = options.workers or default_workers(bound.device)
+    images = _images(bound, parts, pictures, steps, workers)
+    batches = feed(parts.task, images, bound.plan, steps=steps, workers=workers)
     with (
         contextlib.closing(batches),
         Interrupts() as interrupts,
@@ -224,6 +260,21 @@ def _work(bound: Bound, parts: Parts, logbook: Logbook, options: TrainOptions) -
             # the same command with --no-resume would start yet another run
             stopped.todo = stopped.todo.replace("--no-resume", f"--name {bound.run.name}")
             raise
+
+
+def _images(
+    bound: Bound, parts: Parts, pictures: PictureSource, steps: range, workers: int
+) -> Iterator[Batch]:
+    """Return the pictures of each step, read by the recipe's reader."""
+    if bound.recipe.data.order == "webdataset":
+        return stock_batches(bound.shards, bound.plan, steps)
+    return iterate(
+        pictures,
+        (bound.plan.batch(step) for step in steps),
+        workers=workers,
+        damage=parts.damage,
+        first_step=steps.start,
+    )
 
 
 def _tell_start(bound: Bound, parts: Parts, logbook: Logbook, loop: Loop) -> None:

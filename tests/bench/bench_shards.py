@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -24,10 +26,11 @@ import pyarrow as pa
 from imitate.contract import MANIFEST, SCHEMA_VERSION, SHARD_MANIFEST, SHARDS, Folders
 from imitate.files import arrow_schema, blake3_file, blake3_hex, write_json, write_table
 from imitate.shards.manifest import HASHED, ShardSet, dataset_digest
-from imitate.shards.order import EpochPlan, permutation
-from imitate.shards.plan import Prepared, ShardOptions, scan
+from imitate.shards.order import EpochPlan, Window, permutation
+from imitate.shards.plan import ShardOptions, scan
 from imitate.shards.reader import ShardReader, iterate
 from imitate.shards.shard import ShardTask, build_shard
+from imitate.shards.source.prepared import Prepared
 from imitate.shards.write import write_shards
 
 FILMS, SIZE, PART = 600, 256, 50  # a shard, a batch and a round are PART films
@@ -38,6 +41,20 @@ PNG = [
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
 ]
+# loads what training reads of the manifest; prints seconds and the growth of memory in MB
+COLUMNS = """
+import sys, time
+from pathlib import Path
+from imitate.shards.manifest import ShardSet
+from imitate.shards.reader import ShardReader
+from imitate.train.identity import training_rows
+import pyarrow.parquet, resource
+shards = ShardSet.open(Path(sys.argv[1]))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start, before = time.perf_counter(), peak()
+rows, reader = training_rows(shards), ShardReader(shards)
+print(time.perf_counter() - start, (peak() - before) * 1024 / 1e6)
+"""
 Row = dict[str, Any]
 
 
@@ -200,7 +217,7 @@ def bench_writing(root: Path, films: list[np.ndarray]) -> list[Row]:
     prepared = Prepared.open(Folders(root).prepared("films"))
     records = root / "records"
     with records.open("wb") as handle:
-        samples = scan(prepared, handle)
+        samples = scan(prepared, handle, ShardOptions())
     task = ShardTask(
         folder=root / "one",
         prepared=prepared.folder,
@@ -209,6 +226,7 @@ def bench_writing(root: Path, films: list[np.ndarray]) -> list[Row]:
         stem="train-000000",
         start=0,
         access="open",
+        kind="png",
         resume=False,
     )
     paths = sorted((prepared.folder / "images").iterdir())
@@ -280,14 +298,35 @@ def bench_order(folder: Path) -> list[Row]:
 
     wall = medians({"resume": resume}, time.perf_counter, 3)["resume"]
     codes, _ = shards.codes("shard")
-    plan = EpochPlan(shards.rows("train"), seed=0, global_batch=256)
-    steps = range(300)
-    ours = np.mean([len(np.unique(codes[plan.batch(step)])) for step in steps])
     order = np.random.default_rng(0).permutation(shards.n)
-    true = [len(np.unique(codes[order[256 * i : 256 * i + 256]])) for i in steps]
+    steps = range(300)
+
+    def distinct(window: Window | None) -> float:
+        plan = EpochPlan(shards.rows("train"), seed=0, global_batch=256, window=window)
+        return float(np.mean([len(np.unique(codes[plan.batch(step)])) for step in steps]))
+
+    true = np.mean([len(np.unique(codes[order[256 * i : 256 * i + 256]])) for i in steps])
+    stem = "distinct shards a batch / true permutation"
     return [
         at_most("resume in the middle of 400,000 samples, seconds", 1.0, wall),
-        at_least("distinct shards a batch / true permutation", 0.99, float(ours / np.mean(true))),
+        *bench_columns(folder),
+        at_least(stem, 0.99, distinct(None) / float(true)),
+        at_least(f"{stem}, window:64", 0.3, distinct(Window(size=64, blocks=codes)) / float(true)),
+    ]
+
+
+def bench_columns(folder: Path) -> list[Row]:
+    """In a process of its own, whose memory grows by nothing else; the best of three."""
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", COLUMNS, str(folder)], capture_output=True, text=True, check=True
+        )
+        for _ in range(3)
+    ]
+    seconds, megabytes = np.array([one.stdout.split() for one in done], dtype=float).min(axis=0)
+    return [
+        at_most("training columns of 400,000 samples, seconds", 0.1, float(seconds)),
+        at_most("training columns of 400,000 samples, MB", 100, float(megabytes)),
     ]
 
 

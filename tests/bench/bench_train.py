@@ -26,7 +26,7 @@ from imitate.contract import MANIFEST, Folders
 from imitate.files import blake3_hex, write_json, write_table
 from imitate.options import FaultBudget
 from imitate.shards.plan import ShardOptions
-from imitate.shards.reader import ONE_IN_100_000
+from imitate.shards.reader import ONE_IN_100_000, iterate
 from imitate.shards.write import write_shards
 from imitate.train.feed import feed
 from imitate.train.network.backbone import pooled
@@ -141,14 +141,9 @@ class Ours:
         return move(self.optimizer, loss)
 
     def from_shards(self, steps: range, workers: int) -> None:
-        batches = feed(
-            self.task,
-            self.parts.reader,
-            self.bound.plan,
-            steps=steps,
-            workers=workers,
-            damage=self.parts.damage,
-        )
+        plan = self.bound.plan
+        images = iterate(self.parts.reader, (plan.batch(step) for step in steps), workers=workers)
+        batches = feed(self.task, images, plan, steps=steps, workers=workers)
         with contextlib.closing(batches):
             for batch in batches:
                 self.step(batch)

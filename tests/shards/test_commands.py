@@ -26,7 +26,8 @@ def call(tmp_path: Path) -> Call:
 
     def run(command: str, *arguments: str) -> tuple[str, ImitateError | None]:
         root = [] if command == "verify" else ["--root", str(tmp_path)]
-        result = CliRunner().invoke(app, [command, *arguments, *root, "--quiet"])
+        quiet = [] if command == "show" else ["--quiet"]
+        result = CliRunner().invoke(app, [command, *arguments, *root, *quiet])
         if result.exception is not None and not isinstance(result.exception, ImitateError):
             raise result.exception
         return result.stdout, result.exception
@@ -73,7 +74,7 @@ def test_options_of_the_first_run_stay(make_set: Any, call: Call, tmp_path: Path
     call("shard", "phantom", "--shard-samples", "4", "--seed", "5")
     digest = json.loads(call("shard", "--json")[0])["digest"]
     card = read_json(Folders(tmp_path).shards("phantom") / "dataset.json")
-    assert card["options"] == {"samples": 4, "bytes": 256 << 20, "seed": 5}
+    assert card["options"] == {"samples": 4, "bytes": 256 << 20, "seed": 5, "codec": "png"}
     assert digest == card["digest"]
     text, _ = call("shard", "phantom", "--shard-samples", "6")
     assert text.startswith("phantom: written")
@@ -160,6 +161,76 @@ def test_verify_says_each_problem_on_a_line_and_ends_with_three(
     found = json.loads(call("verify", str(folder), "--json")[0])
     assert found["kind"] == "shards" and len(found["problems"]) == len(lines)
     assert set(found["problems"][0]) == {"problem", "file", "key", "detail"}
+
+
+def test_verify_repairs_and_says_which(make_set: Any, call: Call, tmp_path: Path) -> None:
+    make_set()
+    call("shard", "phantom", "--shard-samples", "8")
+    folder = Folders(tmp_path).shards("phantom")
+    tar = sorted((folder / "shards").iterdir())[0]
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:5000])
+    text, error = call("verify", str(folder), "--repair")
+    assert error is None and tar.read_bytes() == whole
+    assert text.splitlines()[-1].split()[:3] == ["repaired", "-", f"shards/{tar.name}"]
+    assert "all sound" in call("verify", str(folder), "--repair")[0]
+    tar.unlink()
+    done = json.loads(call("verify", str(folder), "--repair", "--json")[0])
+    assert (done["repaired"], done["left"]) == ([tar.name], 0) and done["problems"]
+    _, error = call("verify", str(Folders(tmp_path).prepared("phantom")), "--repair")
+    assert isinstance(error, UsageError)
+
+
+def test_sets_are_joined_under_a_name(make_set: Any, call: Call, tmp_path: Path) -> None:
+    from imitate.contract import MANIFEST
+    from imitate.files import read_rows, write_table
+
+    for name, n in (("one", 10), ("two", 15)):
+        path = make_set(name, n=n) / "manifest.parquet"
+        write_table(path, MANIFEST, [r | {"dataset": name} for r in read_rows(path, MANIFEST)])
+    planned = json.loads(call("shard", "one", "two", "--name", "both", "--dry-run", "--json")[0])
+    assert (planned["dataset"], planned["samples"]) == ("both", 25)
+    text, error = call("shard", "one", "two", "--name", "both")
+    assert error is None and text.startswith("both: written, 25 samples")
+    assert Folders(tmp_path).names("shards") == ["both"]
+    assert call("shard", "two", "one", "--name", "both")[0].startswith("both: up to date")
+    assert call("shard", "both")[0].startswith("both: up to date, 25 samples")
+    apart = json.loads(call("shard", "one", "two", "--json")[0])
+    assert [(each["dataset"], each["samples"]) for each in apart] == [("one", 10), ("two", 15)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("one", "--name", "both"),
+        ("one", "one", "--name", "both"),
+        ("--name", "both"),
+        ("one", "two", "--name", "one"),
+        ("one", "two", "--name", "../x"),
+    ],
+)
+def test_names_of_what_is_not_joined_are_refused(
+    make_set: Any, call: Call, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    make_set("one", n=5)
+    make_set("two", n=5)
+    _, error = call("shard", *arguments)
+    assert isinstance(error, UsageError)
+    assert Folders(tmp_path).names("shards") == []
+
+
+def test_show_prints_a_sample(make_set: Any, call: Call, tmp_path: Path) -> None:
+    prepared = make_set()
+    call("shard", "phantom")
+    text, error = call("show", "film-0007")
+    assert error is None and text.startswith("film-0007\n") and "Normal film 7." in text
+    picture = tmp_path / "film.png"
+    (shown,) = json.loads(call("show", "film-0007", "--json", "--picture", str(picture))[0])
+    assert shown["set"] == "phantom" and shown["sample"]["study_id"] == "t3"
+    assert picture.read_bytes() == (prepared / "images" / "film-0007.png").read_bytes()
+    assert len(json.loads(call("show", "t3", "--set", "phantom", "--json")[0])) == 2
+    text, error = call("show", "nobody")
+    assert isinstance(error, InputError) and error.code == Exit.INPUT and text == ""
 
 
 def test_no_report_text_is_in_what_is_said(make_set: Any, run: Run, tmp_path: Path) -> None:

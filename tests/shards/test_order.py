@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imitate.contract import UsageError
-from imitate.shards.order import EpochPlan, check_ranks, permutation, philox, rank_slice
+from imitate.shards.order import (
+    EpochPlan,
+    Window,
+    check_ranks,
+    permutation,
+    philox,
+    rank_slice,
+    stripe,
+    windowed,
+)
 
 
 def test_draws_are_pinned() -> None:
@@ -17,6 +26,12 @@ def test_draws_are_pinned() -> None:
     assert first.tolist() == [0, 9, 2, 5, 6, 8, 3, 4, 7, 1]
     other = permutation(10, purpose="train order", seed=1, epoch=2)
     assert other.tolist() == [5, 6, 9, 0, 7, 1, 3, 4, 8, 2]
+
+
+def test_the_order_of_windows_is_pinned() -> None:
+    blocks = np.arange(12) // 3 + 7
+    order = windowed(blocks, window=2, purpose="train order", seed=0, epoch=0)
+    assert order.tolist() == [5, 6, 8, 3, 4, 7, 0, 10, 9, 2, 11, 1]
 
 
 def test_every_part_of_the_key_changes_the_draws() -> None:
@@ -96,3 +111,66 @@ def test_ranks_that_do_not_divide_are_told_the_nearest_sizes(
     with pytest.raises(UsageError) as error:
         check_ranks(batch, ranks)
     assert error.value.todo.endswith(f": {sizes}")
+
+
+@settings(max_examples=50)
+@given(
+    n=st.integers(1, 200),
+    each=st.integers(1, 30),
+    window=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+)
+def test_a_window_takes_whole_blocks_and_each_sample_once(
+    n: int, each: int, window: int, epoch: int
+) -> None:
+    blocks = np.arange(n) // each
+    order = windowed(blocks, window=window, purpose="p", seed=1, epoch=epoch)
+    assert order.dtype == np.int64 and sorted(order.tolist()) == list(range(n))
+    rest = blocks[order]
+    while len(rest):
+        first = list(dict.fromkeys(rest.tolist()))[:window]
+        inside = np.isin(rest, first)
+        count = int(inside.sum())
+        assert inside[:count].all()  # whole blocks, before any other
+        rest = rest[count:]
+
+
+def test_a_window_of_all_shards_mixes_like_a_permutation_and_one_of_few_less() -> None:
+    """Distinct shards a batch, as a share of what a permutation gives."""
+    blocks, rows = np.arange(40_000) // 204, np.arange(40_000)  # 197 shards, as MIMIC-CXR has
+
+    def distinct(window: Window | None) -> float:
+        plan = EpochPlan(rows, seed=0, global_batch=256, window=window)
+        return float(np.mean([len(np.unique(blocks[plan.batch(s)])) for s in range(100)]))
+
+    true = distinct(None)
+    assert distinct(Window(size=197, blocks=blocks)) / true > 0.98
+    assert 0.3 <= distinct(Window(size=64, blocks=blocks)) / true < 0.6
+
+
+def test_windows_of_two_epochs_are_of_other_shards() -> None:
+    blocks = np.arange(64) // 4
+    plan = EpochPlan(np.arange(64), seed=0, global_batch=16, window=Window(size=4, blocks=blocks))
+    first, second = (set(blocks[plan.batch(step)].tolist()) for step in (0, 4))
+    assert len(first) == len(second) == 4 and first != second
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("n", [0, 1, 5, 24, 25])
+def test_evaluation_counts_each_sample_once_in_equal_shares(ranks: int, n: int) -> None:
+    ordinals = np.arange(n) * 2 + 1
+    shares = [stripe(ordinals, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert {len(share) for share, _ in shares} == {len(mask) for _, mask in shares}
+    assert len(shares[0][0]) == -(-n // ranks)
+    across, counts = (np.stack(part, axis=1).ravel() for part in zip(*shares, strict=True))
+    assert across[counts].tolist() == ordinals.tolist()
+    assert set(across.tolist()) <= set(ordinals.tolist())
+
+
+@pytest.mark.parametrize(("before", "after"), [(24, 12), (12, 24), (20, 30)])
+def test_another_global_batch_moves_only_the_boundaries(before: int, after: int) -> None:
+    plans = [EpochPlan(np.arange(240), seed=3, global_batch=size) for size in (before, after)]
+    streams = [
+        np.concatenate([plan.batch(s) for s in range(2 * plan.steps_per_epoch)]) for plan in plans
+    ]
+    assert np.array_equal(*streams)

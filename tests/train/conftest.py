@@ -17,7 +17,7 @@ from imitate.train.logbook import TIMED, read_metrics
 from imitate.train.recipes.recipe import load_recipe
 
 SIZE = 24
-SPLITS = ("train",) * 20 + ("validate",) * 2 + ("test",) * 2
+HELD_OUT = ("validate",) * 2 + ("test",) * 2
 TEXTS = (
     ("The lungs are clear.", "No acute finding.", {"Edema": 0.0, "Effusion": 0.0}),
     ("Moderate edema on both sides.", "Edema.", {"Edema": 1.0, "Effusion": 0.0}),
@@ -63,10 +63,13 @@ def row_of(folder: Path, index: int, split: str, *, text: bool) -> dict[str, obj
     return values | sides | geometry | empty | {"bits": 8, "orientation": 1}
 
 
-def write_set(root: Path, name: str, *, text: bool = True, access: str = "open") -> None:
-    """Write a prepared set and its shards below a root."""
+def write_set(
+    root: Path, name: str, *, text: bool = True, access: str = "open", count: int = 20
+) -> None:
+    """Write a prepared set, `count` of its samples for training, and its shards below a root."""
     folder = Folders(root).prepared(name)
-    rows = [row_of(folder, index, split, text=text) for index, split in enumerate(SPLITS)]
+    splits = ("train",) * count + HELD_OUT
+    rows = [row_of(folder, index, split, text=text) for index, split in enumerate(splits)]
     write_table(folder / "manifest.parquet", MANIFEST, rows)
     write_json(folder / "card.json", {"schema_version": 1, "dataset": name, "access": access})
     write_shards(root, name, ShardOptions(samples=9))
@@ -74,7 +77,7 @@ def write_set(root: Path, name: str, *, text: bool = True, access: str = "open")
 
 @pytest.fixture(scope="session")
 def make_set():
-    """The function that writes a set: `make_set(root, name, text=…, access=…)`."""
+    """The function that writes a set: `make_set(root, name, text=…, access=…, count=…)`."""
     return write_set
 
 

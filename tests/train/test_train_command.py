@@ -53,6 +53,17 @@ def test_json_is_the_contract_and_quiet_is_silent(tiny_root, tiny_settings):
     assert (found["run"], found["steps"], found["samples"]) == ("mine", 10, 40)
 
 
+def test_a_cache_is_the_same_run_and_another_reader_is_another(tiny_root, tiny_settings):
+    found = [
+        json.loads(train(tiny_root, tiny_settings, "--json", *more).stdout)
+        for more in (["--cache", "device"], ["--cache", "none"], ["--reader", "webdataset", "-n"])
+    ]
+    assert found[0]["run"] == found[1]["run"] != found[2]["run"]
+    assert found[0]["loss"] == found[1]["loss"]
+    refused = train(tiny_root, tiny_settings, "--reader", "other")
+    assert isinstance(refused.exception, UsageError)
+
+
 def test_a_dry_run_writes_nothing(tiny_root, tiny_settings):
     before = sorted(tiny_root.rglob("*"))
     result = train(tiny_root, tiny_settings, "--dry-run")

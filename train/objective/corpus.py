@@ -85,8 +85,7 @@ def build_corpus(
         for section in sections:
             texts[section].append(text_of(sample, section))
     distinct = sorted({text for part in texts.values() for text in part if text})
-    name = "-report" if "report" in sections else ""
-    embeddings = embed_cached(encoder, distinct, folder / f"{encoder.digest}{name}.npy")
+    embeddings = embed_cached(encoder, distinct, embeddings_path(folder, encoder, sections))
     number = {text: i for i, text in enumerate(distinct)}
     row = {s: np.array([number.get(t, -1) for t in part], np.int64) for s, part in texts.items()}
     return Corpus(
@@ -98,6 +97,12 @@ def build_corpus(
         same={section: _codes([normal_form(t) for t in part]) for section, part in texts.items()},
         centre={section: _mean(embeddings, rows) for section, rows in row.items()},
     )
+
+
+def embeddings_path(folder: Path, encoder: TextEncoder, sections: Sequence[Section]) -> Path:
+    """Return the file of the embeddings of an encoder."""
+    name = "-report" if "report" in sections else ""
+    return folder / f"{encoder.digest}{name}.npy"
 
 
 def _codes(values: Sequence[Any]) -> Integers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -23,13 +24,32 @@ BASE = "base"  # key of a recipe file that names the recipe it starts from
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How the training split is cut into batches; `batch` is the global one, over all GPUs."""
+    """How the training split is cut into batches; `batch` is the global one, over all GPUs.
+
+    `order` is `permutation`; `window:W` for stores that are read in blocks, which permutes the
+    shards and then the samples of W shards at a time; or `webdataset`, the order of that library,
+    which then reads the shards.
+    """
 
     batch: int = 128
+    order: str = "permutation"
 
     def __post_init__(self) -> None:
-        if self.batch < 2:
-            raise ConfigError(["batch must be at least 2, since the losses contrast its samples"])
+        rules = {
+            "batch must be at least 2, since the losses contrast its samples": self.batch >= 2,
+            f"order must be permutation, window:W or webdataset, not {self.order!r}": (
+                re.fullmatch(r"permutation|webdataset|window:[1-9]\d*", self.order)
+            ),
+        }
+        problems = [rule for rule, holds in rules.items() if not holds]
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def window(self) -> int | None:
+        """Shards that are shuffled together, None without a window."""
+        kind, _, size = self.order.partition(":")
+        return int(size) if kind == "window" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""How shards are read: from where, how far ahead, and what is kept decoded."""

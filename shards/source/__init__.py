@@ -1,0 +1,1 @@
+"""What shards are made from."""
