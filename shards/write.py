@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -146,21 +146,29 @@ def write_shards(
         with records.open("wb") as handle:
             samples = scan(prepared, handle, options)
         tasks = _tasks(prepared, folder, samples, options, resume=resume)
-        done: dict[str, ShardResult] = {}
         workers = min(workers, len(tasks))
+        building = run_tasks(
+            build_shard, tasks, workers=workers, scheduler=scheduler, interrupts=interrupts
+        )
         with Progress(f"shard {name}", len(samples.size), progress) as bar:
-            for result in run_tasks(
-                build_shard, tasks, workers=workers, scheduler=scheduler, interrupts=interrupts
-            ):
-                done[result.stem] = result
-                bar.advance(result.samples + len(result.rejects))
-        results = [done[task.stem] for task in tasks]
+            results = _in_order(tasks, building, bar)
         card = {"dataset": name} | _card(prepared, samples, options, results)
         commit(folder, card, results, {"workers": workers, "seconds": time.monotonic() - start})
         shutil.rmtree(records.parent)
         sweep_partials(folder)
     written = tuple(result.name for result in results if result.name and not result.kept)
     return _report(card, folder, time.monotonic() - start, fresh=False, written=written)
+
+
+def _in_order(
+    tasks: Sequence[ShardTask], building: Iterable[ShardResult], bar: Progress
+) -> list[ShardResult]:
+    """Return the results in the order of their tasks, however they come in."""
+    done: dict[str, ShardResult] = {}
+    for result in building:
+        done[result.stem] = result
+        bar.advance(result.samples + len(result.rejects))
+    return [done[task.stem] for task in tasks]
 
 
 def _tasks(
