@@ -24,6 +24,7 @@ from imitate.shards.order import EpochPlan, Window
 from imitate.shards.reader import SampleDamaged, ShardReader, iterate
 from imitate.shards.reading import transfer
 from imitate.shards.reading.remote import RemoteShardSet, open_kept, open_remote
+from imitate.shards.reading.shardcache import locked
 
 pytest.importorskip("aiohttp", reason="http:// needs the extra `remote`")
 
@@ -317,6 +318,17 @@ def test_a_shard_damaged_in_the_cache_is_fetched_anew(
     assert store.asked[name] == 3
 
 
+def kept_bytes(shards: RemoteShardSet) -> int:
+    """Bytes of the shards in the cache, each counted once while other threads rename it."""
+    sizes = {}
+    with locked(shards.cache.folder / ".room"):  # nothing is evicted meanwhile
+        for path in (shards.folder / "shards").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.stat()
+                sizes[facts.st_ino] = facts.st_size
+    return sum(sizes.values())
+
+
 def test_the_cache_stays_within_its_limit(store: Store, local: ShardSet, root: Path) -> None:
     sizes = [path.stat().st_size for path in (local.folder / "shards").iterdir()]
     limit = 3 * max(sizes)
@@ -325,8 +337,7 @@ def test_the_cache_stays_within_its_limit(store: Store, local: ShardSet, root: P
     most = 0
     for batch in iterate(ShardReader(shards), np.split(np.tile(ALL, 3), 12), workers=3):
         assert np.array_equal(batch.images, ShardReader(local).images(batch.ordinals))
-        kept = (path.stat() for path in (shards.folder / "shards").iterdir())
-        most = max(most, sum(facts.st_size for facts in kept))
+        most = max(most, kept_bytes(shards))
     assert 0 < most <= limit
     assert max(store.asked[name] for name in names_of(local)) > 1
 
