@@ -13,8 +13,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from imitate.shards.shard import ShardTask, build_shard
 from imitate.shards.source.prepared import Prepared
 from imitate.shards.write import write_shards
 
-FILMS, SIZE, PART = 600, 256, 50  # a shard, a batch and a round are PART films
+FILMS, SIZE, PART = 600, 256, 50  # a batch and a round are PART films, a shard at most
 ROUNDS = 48
 MIMIC = 400_000  # samples of the large manifest
 PNG = [
@@ -48,9 +49,11 @@ from pathlib import Path
 from imitate.shards.manifest import ShardSet
 from imitate.shards.reader import ShardReader
 from imitate.train.identity import training_rows
-import pyarrow.parquet, resource
+import pyarrow.parquet
 shards = ShardSet.open(Path(sys.argv[1]))
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# not ru_maxrss, which a process inherits from the one that started it
+status = Path("/proc/self/status")
+peak = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0])
 start, before = time.perf_counter(), peak()
 rows, reader = training_rows(shards), ShardReader(shards)
 print(time.perf_counter() - start, (peak() - before) * 1024 / 1e6)
@@ -147,16 +150,20 @@ def bench_reading(shards: ShardSet, pngs: list[bytes]) -> list[Row]:
         ordinals = batches[turn % len(batches)]
         return reader.images(ordinals), reader.texts(ordinals)
 
-    def stock(turn: int) -> WebDataset:
-        return WebDataset(urls[turn % len(urls)], shardshuffle=False)
+    def endless(stock: WebDataset) -> Iterator[dict[str, Any]]:
+        while True:
+            yield from stock
+
+    plain = endless(WebDataset(urls, shardshuffle=False))
+    decoded = endless(WebDataset(urls, shardshuffle=False).decode("pil"))
 
     def webdataset(turn: int) -> object:
-        samples = list(stock(turn))
+        samples = list(islice(plain, PART))
         texts = [json.loads(sample["json"]) for sample in samples]
         return np.stack([decode(sample["png"]) for sample in samples]), texts
 
     def pil(turn: int) -> object:
-        samples = list(stock(turn).decode("pil"))
+        samples = list(islice(decoded, PART))
         return np.stack([sample["png"] for sample in samples]), samples
 
     work: dict[str, Callable[[int], object]] = {
