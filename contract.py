@@ -1,4 +1,4 @@
-"""What the stages hand each other: errors, exit codes, reasons, folders, keys and table schemas.
+"""What the stages hand each other: errors, exit codes, reasons, folders and keys.
 
 The exception tree (one base to catch; each class has its exit code):
 
@@ -22,8 +22,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Literal
 
-SCHEMA_VERSION = 1
-ROW_GROUP = 65_536  # rows a Parquet row group; other sizes change the bytes of a table
 SPLITS = ("train", "validate", "test")
 
 Access = Literal["open", "credentialed"]
@@ -115,6 +113,7 @@ REASONS: dict[str, Reason] = {
         Reason("file_missing", "fault", "the archive lists a picture that is not there"),
         Reason("file_not_listed", "fault", "the picture is in no record or metadata list"),
         Reason("split_missing", "fault", "the split list does not name this picture"),
+        Reason("checksum_mismatch", "fault", "the file differs from the archive's SHA256SUMS"),
         Reason("file_empty", "fault", "the file has no bytes"),
         Reason("file_too_large", "fault", "the file is over 256 MiB"),
         Reason("link_outside", "fault", "the file is a link that leaves the archive"),
@@ -135,6 +134,8 @@ REASONS: dict[str, Reason] = {
         Reason("decoder_timeout", "fault", "decoding took longer than the time limit"),
         Reason("decoder_crashed", "fault", "the decoding process died on this file"),
         Reason("decoder_memory", "fault", "decoding needs more memory than the cap"),
+        Reason("mask_unreadable", "fault", "the mask cannot be read, or is of another size"),
+        Reason("identity_kept", "fault", "not marked as de-identified; see --deidentified"),
         Reason("blank_picture", "fault", "every pixel has the same value"),
         Reason("duplicate_name", "fault", "another input already has this output name"),
         Reason("sample_damaged", "fault", "the prepared picture or text no longer has its hash"),
@@ -153,176 +154,6 @@ class Reject(Exception):
 def key_of(image_id: str) -> str:
     """Return the key of an image id: other characters than [A-Za-z0-9_-] become '-'."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", image_id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Field:
-    """One column: its name, its type (`type?` may be null), and its meaning."""
-
-    name: str
-    type: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A Parquet table of the contract: its fields in order."""
-
-    name: str
-    fields: tuple[Field, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Column names in order."""
-        return tuple(field.name for field in self.fields)
-
-
-def _table(name: str, *rows: tuple[str, str, str]) -> Table:
-    return Table(name=name, fields=tuple(Field(name=n, type=t, text=d) for n, t, d in rows))
-
-
-MANIFEST = _table(
-    "manifest",
-    ("key", "string", "image id with characters outside [A-Za-z0-9_-] replaced by '-'; unique"),
-    ("dataset", "string", "name of the archive"),
-    ("subject_id", "string?", "patient, null when the archive does not tell"),
-    ("study_id", "string?", "study, null when the archive does not tell"),
-    ("image_id", "string", "the archive's own id of the image"),
-    ("view", "string?", "AP, PA, LATERAL, … or null"),
-    (
-        "view_source",
-        "string",
-        "origin of the view: metadata, procedure, table, header, none",
-    ),
-    ("split", "string", "train, validate or test"),
-    ("image", "string", "path of the PNG below the prepared set"),
-    ("height", "int32", "rows of the PNG"),
-    ("width", "int32", "columns of the PNG"),
-    ("bits", "int32", "bits a pixel of the PNG, 8 or 16"),
-    ("source", "string", "path of the original below the archive"),
-    ("source_height", "int32", "rows of the original, after orientation"),
-    ("source_width", "int32", "columns of the original, after orientation"),
-    ("orientation", "int32", "EXIF orientation 1-8, applied first; 1 for DICOM"),
-    ("scale_x", "float64", "x_out = x_src * scale_x + offset_x"),
-    ("scale_y", "float64", "y_out = y_src * scale_y + offset_y"),
-    ("offset_x", "float64", "padding on the left in output pixels; negative is a crop"),
-    ("offset_y", "float64", "padding on top in output pixels; negative is a crop"),
-    ("norm", "string", "how grey levels were made: mimic, window, minmax, dicom, none"),
-    ("png_blake3", "string", "BLAKE3 of the PNG file, hex"),
-    ("pixel_blake3", "string", "BLAKE3 of the decoded pixels in row order, hex"),
-    ("findings", "string", "Findings; empty when absent"),
-    ("impression", "string", "Impression; empty when absent"),
-    ("sections", "map<string,string>", "every section by name, raw text"),
-    ("sentences", "map<string,list<string>>", "sentences of findings and impression"),
-    ("section_source", "string", "header, combined, last_paragraph, override or none"),
-    ("labels", "map<string,float64>", "1 present, 0 absent, -1 uncertain; missing = unlabelled"),
-    ("label_source", "string?", "who made the labels, null without labels"),
-    ("boxes", "list<box>", "x, y, w, h, label in output pixels"),
-    ("mask", "string?", "path of the mask PNG below the prepared set"),
-)
-
-REJECTS = _table(
-    "rejects",
-    ("source", "string", "path of the original below the archive"),
-    ("image_id", "string?", "the archive's own id of the image"),
-    ("study_id", "string?", "study, where known"),
-    ("stage", "string", "where it was rejected: archive, reports, pixels, shard"),
-    ("reason", "string", "reason code"),
-    ("detail", "string", "more, without patient data"),
-)
-
-SECTIONS = _table(
-    "sections",
-    ("report_id", "string", "file name without ending, or the table's id"),
-    ("findings", "string", "Findings; empty when absent"),
-    ("impression", "string", "Impression; empty when absent"),
-    ("sections", "map<string,string>", "every section by name, raw text"),
-    ("spans", "map<string,list<int32>>", "start, end, start, end … of each section's text"),
-    ("section_source", "string", "header, combined, last_paragraph, override or none"),
-)
-
-SHARD_MANIFEST = _table(
-    "shard_manifest",
-    ("ordinal", "uint32", "position of the sample in the dataset"),
-    ("key", "string", "key of the sample, the member names' stem"),
-    ("dataset", "string", "name of the archive"),
-    ("split", "string", "train, validate or test"),
-    ("shard", "string", "file name of the shard"),
-    ("offset", "uint64", "first byte of the sample's span in the shard"),
-    ("size", "uint32", "bytes of the span"),
-    ("codec", "string", "ending of the picture: png, or jpg for a JPEG of quality 95"),
-    ("json_off", "uint32", "first byte of the JSON, relative to offset"),
-    ("json_len", "uint32", "bytes of the JSON"),
-    ("png_off", "uint32", "first byte of the picture, relative to offset"),
-    ("png_len", "uint32", "bytes of the picture"),
-    ("mask_off", "uint32?", "first byte of the mask, relative to offset"),
-    ("mask_len", "uint32?", "bytes of the mask"),
-    ("json_blake3", "binary16", "first 16 bytes of the JSON's BLAKE3"),
-    ("png_blake3", "binary16", "first 16 bytes of the picture's BLAKE3"),
-    ("mask_blake3", "binary16?", "first 16 bytes of the mask's BLAKE3"),
-    ("pixel_blake3", "binary16", "first 16 bytes of the decoded pixels' BLAKE3"),
-    ("width", "uint16", "columns"),
-    ("height", "uint16", "rows"),
-    ("bits", "uint8", "bits a pixel"),
-    ("subject_id", "string?", "patient"),
-    ("study_id", "string?", "study"),
-    ("view", "string?", "AP, PA, LATERAL, … or null"),
-    ("source", "string", "path of the original below the archive"),
-    ("n_findings", "uint16", "words of the Findings"),
-    ("n_impression", "uint16", "words of the Impression"),
-    ("weight", "float32", "sampling weight, 1 by default"),
-    ("labels", "map<string,float64>", "1 present, 0 absent, -1 uncertain"),
-)
-
-SHARDS = _table(
-    "shards",
-    ("name", "string", "file name of the shard"),
-    ("split", "string", "train, validate or test"),
-    ("bytes", "uint64", "size of the file"),
-    ("n_samples", "uint32", "samples in it"),
-    ("blake3", "string", "BLAKE3 of the file, hex"),
-    ("sha256", "string", "SHA-256 of the file, hex"),
-)
-
-PREDICTIONS = _table(
-    "predictions",
-    ("key", "string", "key of the sample"),
-    ("subject_id", "string?", "patient, null when the archive does not tell"),
-    ("label", "string", "name of the label"),
-    ("target", "float64", "1 or 0"),
-    ("score", "float64", "the encoder's score; larger means present"),
-    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
-    ("task", "string", "zeroshot or linear"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("fraction", "float64", "share of the training labels"),
-    ("draw", "int32", "which draw of that share"),
-    ("head_seed", "int32", "seed of the head's initial weights"),
-)
-
-RESULTS = _table(
-    "results",
-    ("dataset", "string", "prepared set that was evaluated"),
-    ("task", "string", "zeroshot or linear"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
-    ("run_digest", "string", "digest of the encoder's weights"),
-    ("pretrain_seed", "int32?", "seed of the pre-training, null for foreign weights"),
-    ("fraction", "float64", "share of the training labels"),
-    ("draw", "int32", "which draw of that share"),
-    ("head_seed", "int32", "seed of the head's initial weights"),
-    ("metric", "string", "auroc, auprc, accuracy, f1"),
-    ("threshold_source", "string?", "where the threshold was chosen; null without a threshold"),
-    ("label", "string", "name of the label, or `macro` for the mean"),
-    ("value", "float64?", "the number; null when the label has too few positives or negatives"),
-    ("ci_low", "float64?", "lower end of the 95 % interval"),
-    ("ci_high", "float64?", "upper end of the 95 % interval"),
-    ("ci_method", "string", "how the interval was made"),
-    ("n", "int32", "samples"),
-    ("n_pos", "int32?", "positives; null for macro"),
-    ("n_subjects", "int32?", "subjects; null when the archive does not tell"),
-)
-
-TABLES = (MANIFEST, REJECTS, SECTIONS, SHARD_MANIFEST, SHARDS, PREDICTIONS, RESULTS)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contract import ROW_GROUP, Access, InputError, Table, UsageError
+from .contract import Access, InputError, UsageError
+from .schema import ROW_GROUP, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from .. import __version__
-from ..contract import PREDICTIONS, InputError, UsageError
+from ..contract import InputError, UsageError
 from ..files import (
     blake3_file,
     digest_of,
@@ -31,6 +31,7 @@ from ..files import (
     write_table,
     write_text,
 )
+from ..schema import PREDICTIONS
 from ..train.run import pick_device
 from ..work import Interrupts, alone
 from .encoders.encoder import Encoder, Source

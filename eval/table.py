@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..contract import PREDICTIONS, RESULTS
 from ..files import arrow_schema
+from ..schema import PREDICTIONS, RESULTS
 from .intervals import Units, bootstrap, interval
 from .metrics import METRICS, MIN_CASES, THRESHOLD_METRICS, Floats, Scored, measure, ones
 from .testset import TestSet

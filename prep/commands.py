@@ -1,4 +1,4 @@
-"""The commands of `imitate prep`: one an archive, and two for loose pictures and reports.
+"""The commands of `imitate prep`: archives with reports, loose pictures, loose reports.
 
 A command declares its options and hands them on by name, `dict(locals())` being all of them.
 """
@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from ..options import (
-    BEHAVIOUR,
     IO,
     DryRun,
     Json,
@@ -26,55 +25,27 @@ from ..options import (
     Seed,
     Workers,
 )
-
-PICTURES, TEXTS = "Pictures", "Reports"
+from . import evaluation
+from .choices import (
+    PICTURES,
+    Bits,
+    Compat,
+    Fit,
+    KeepImageOnly,
+    LastParagraph,
+    MinTokens,
+    Norm,
+    Paths,
+    Size,
+    Source,
+    WantedSections,
+)
 
 app = typer.Typer(
     help="Prepare an archive as downloaded: pictures to PNG, reports to sections.",
     no_args_is_help=True,
 )
-
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the archive as downloaded.")]
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.")]
-Size = Annotated[
-    int, typer.Option("--size", help="Side in pixels; 0 keeps the size.", rich_help_panel=PICTURES)
-]
-Fit = Annotated[str, typer.Option("--fit", help="pad, crop or stretch.", rich_help_panel=PICTURES)]
-Norm = Annotated[
-    str,
-    typer.Option(
-        "--norm", help="auto, mimic, window, minmax, dicom or none.", rich_help_panel=PICTURES
-    ),
-]
-Bits = Annotated[int, typer.Option("--bits", help="8 or 16.", rich_help_panel=PICTURES)]
-WantedSections = Annotated[
-    str,
-    typer.Option("--sections", help="either, both, findings, impression.", rich_help_panel=TEXTS),
-]
-LastParagraph = Annotated[
-    str,
-    typer.Option(
-        "--last-paragraph",
-        help="none, or impression: it stands for a missing one.",
-        rich_help_panel=TEXTS,
-    ),
-]
-MinTokens = Annotated[
-    int,
-    typer.Option(
-        "--min-tokens", min=0, help="Tokens of Impression plus Findings.", rich_help_panel=TEXTS
-    ),
-]
-KeepImageOnly = Annotated[
-    bool,
-    typer.Option(
-        "--keep-image-only", help="Keep pictures without that text.", rich_help_panel=TEXTS
-    ),
-]
-Compat = Annotated[
-    str,
-    typer.Option("--compat", help="none, or mit-lcp: as its parser cuts.", rich_help_panel=TEXTS),
-]
+evaluation.mount(app)
 
 
 @app.command("mimic")
@@ -117,7 +88,7 @@ def mimic(
     --norm auto is mimic for DICOM (as MIMIC-CXR-JPG was made) and none for JPG.
     """
     options = dict(locals())
-    from .conduct import prepare_mimic
+    from .job.conduct import prepare_mimic
 
     prepare_mimic(source, options)
 
@@ -157,46 +128,9 @@ def openi(
     Where both forms are there the csv form is read: only it tells frontal from lateral.
     """
     options = dict(locals())
-    from .conduct import prepare_openi
+    from .job.conduct import prepare_openi
 
     prepare_openi(source, options)
-
-
-@app.command("rsna")
-def rsna(
-    source: Source,
-    mapping: Annotated[
-        Path | None,
-        typer.Option("--mapping", help="RSNA's mapping to NIH, csv or JSON.", rich_help_panel=IO),
-    ] = None,
-    root: Root = Path(),
-    name: Name = None,
-    protocol: Annotated[
-        str, typer.Option(help="clean, paper or mgca.", rich_help_panel=BEHAVIOUR)
-    ] = "clean",
-    size: Size = 512,
-    fit: Fit = "pad",
-    norm: Norm = "auto",
-    bits: Bits = 8,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
-    limit: Limit = None,
-    resume: Resume = True,
-    max_failures: MaxFailures = "10%",
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    progress: Progress = "auto",
-) -> None:
-    """Prepare the RSNA Pneumonia Detection Challenge, stage 2, as downloaded from Kaggle.
-
-    clean splits by patient where --mapping tells the patients; paper and mgca as published.
-    """
-    options = dict(locals())
-    from .conduct import prepare_rsna
-
-    prepare_rsna(source, options)
 
 
 @app.command("images")
@@ -236,7 +170,7 @@ def images(
 ) -> None:
     """Turn DICOM, PNG and JPG files anywhere below the paths into PNGs, with a table of rejects."""
     options = dict(locals())
-    from .conduct import prepare_images
+    from .job.conduct import prepare_images
 
     prepare_images(paths, options)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import Access, key_of
-from .archives.reports import ReportPlace
+from .download.reports import ReportPlace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,8 @@ class Record:
 
     `source` lies below `root`. `report` is the name of the report in the listing's ReportPlace,
     or its sections, or None when there is no report. `view_source` is `header` when the view is
-    only known from the DICOM header. `target` replaces the default place of the PNG.
+    only known from the DICOM header. `metadata` may hold sex, age and origin. `target` replaces
+    the default place of the PNG.
     """
 
     image_id: str | None
@@ -61,6 +62,7 @@ class Record:
     labels: Mapping[str, float] = field(default_factory=dict)
     label_source: str | None = None
     boxes: tuple[Box, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
     rejection: Rejection | None = None
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contract import REJECTS, SECTIONS, Exit, InputError, Reject, Stopped
+from ..contract import Exit, InputError, Reject, Stopped
 from ..files import write_table
 from ..options import reasons_text, say
+from ..schema import REJECTS, SECTIONS
 from ..work import Interrupts, Progress
 from .archives.loose import LooseReport, loose_reports
-from .archives.reports import close_archives
-from .chunk import Row, report_parser
-from .conduct import check, pick
+from .download.reports import close_archives
+from .job.chunk import Row, report_parser
+from .job.conduct import check, pick
 from .policy import TextPolicy
 from .record import Sections
 
@@ -124,6 +125,7 @@ def _row(report: LooseReport, parser: ReportParser) -> Row:
         "sections": text.sections,
         "spans": text.spans,
         "section_source": text.section_source,
+        "report_labels": {},
     }
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..contract import REJECTS, SCHEMA_VERSION, SHARD_MANIFEST, SHARDS, Access, InputError
+from ..contract import Access, InputError
 from ..files import (
     blake3_file,
     digest_of,
@@ -32,6 +32,7 @@ from ..files import (
     write_table,
     write_text,
 )
+from ..schema import REJECTS, SCHEMA_VERSION, SHARD_MANIFEST, SHARDS
 from ..work import command_line
 from .order import Ordinals
 from .shard import ShardResult

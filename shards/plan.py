@@ -118,7 +118,8 @@ def scan(prepared: Prepared, records: BinaryIO | None, options: ShardOptions) ->
     )
 
 
-RECORD_FIELDS = ("image", "mask", "png_blake3", "pixel_blake3")  # of a record's second line
+# of a record's second line
+RECORD_FIELDS = ("image", "mask", "png_blake3", "mask_blake3", "pixel_blake3")
 
 
 def _size(path: Path) -> int:

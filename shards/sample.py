@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import blake3
 
-from ..contract import MANIFEST, InputError
+from ..contract import InputError
 from ..files import canonical_json
+from ..schema import MANIFEST
 
 BLOCK = tarfile.BLOCKSIZE
 SHORT_NAME = 100  # bytes of a member name that fit the header block
@@ -27,7 +28,8 @@ _GEOMETRY = (
     *("height", "width", "bits", "source_height", "source_width", "orientation"),
     *("scale_x", "scale_y", "offset_x", "offset_y", "norm"),
 )
-_ELSEWHERE = ("image", "mask", "png_blake3", "pixel_blake3")  # paths and hashes of prep's files
+# paths and hashes of files of the prepared set
+_ELSEWHERE = ("image", "mask", "png_blake3", "mask_blake3", "pixel_blake3")
 _PLAIN = tuple(name for name in MANIFEST.names if name not in _GEOMETRY + _ELSEWHERE)
 
 

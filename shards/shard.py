@@ -20,8 +20,9 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import SHARD_MANIFEST, Access, InputError, Reject
+from ..contract import Access, InputError, Reject
 from ..files import PARTIAL, blake3_hex, read_rows, set_private, sync_folder, write_table
+from ..schema import SHARD_MANIFEST
 from .sample import (
     MEMBERS,
     facts_of,

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..contract import REJECTS, SHARD_MANIFEST, SHARDS, InputError, UsageError
+from ..contract import InputError, UsageError
 from ..files import PARTIAL, blake3_file, blake3_hex, read_json, read_rows, read_table
+from ..schema import REJECTS, SHARD_MANIFEST, SHARDS
 from ..work import Interrupts, Progress
 from .audit.run import inspect_run
 from .manifest import HASHED, dataset_digest, sha256sums

@@ -15,15 +15,10 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..contract import (
-    SCHEMA_VERSION,
-    Folders,
-    ImitateError,
-    InputError,
-    TooManyFaults,
-)
+from ..contract import Folders, ImitateError, InputError, TooManyFaults
 from ..files import digest_of, read_json, set_private, sweep_partials
 from ..options import FaultBudget
+from ..schema import SCHEMA_VERSION
 from ..work import Interrupts, Progress, alone, run_tasks
 from .manifest import ShardSet, commit
 from .plan import Samples, ShardOptions, plan_shards, scan

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from imitate import contract
 from imitate.contract import (
     REASONS,
-    TABLES,
     ConfigError,
     Exit,
     Folders,
@@ -22,6 +21,7 @@ from imitate.contract import (
     UsageError,
     key_of,
 )
+from imitate.schema import TABLES
 
 
 @given(st.text(min_size=1))

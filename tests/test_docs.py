@@ -9,7 +9,8 @@ import typer.main
 import yaml
 
 from imitate.cli import app
-from imitate.contract import REASONS, TABLES, Exit
+from imitate.contract import REASONS, Exit
+from imitate.schema import TABLES
 
 
 def commands(command: Any, name: str = "imitate") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imitate.contract import ROW_GROUP, SECTIONS, SHARDS, InputError, Table, UsageError
+from imitate.contract import InputError, UsageError
 from imitate.files import (
     PARTIAL,
     atomic,
@@ -24,6 +24,7 @@ from imitate.files import (
     write_json,
     write_table,
 )
+from imitate.schema import ROW_GROUP, SECTIONS, SHARDS, Table
 
 
 def section_row(number: int) -> dict[str, Any]:

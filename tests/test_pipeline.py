@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from imitate.contract import MANIFEST, PREDICTIONS, REJECTS, RESULTS, Folders
+from imitate.contract import Folders
 from imitate.files import read_rows
 from imitate.prep.phantoms.mimic import write_mimic
 from imitate.prep.phantoms.rsna import write_rsna
+from imitate.schema import MANIFEST, PREDICTIONS, REJECTS, RESULTS
 
 TINY = [
     *("--set", "optim.epochs=2", "--set", "data.batch=16", "--set", "model.norm_group=8"),

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contract import SCHEMA_VERSION, Folders, InputError, UsageError
+from ..contract import Folders, InputError, UsageError
 from ..files import digest_of, read_json, safe_name, write_json, write_text
+from ..schema import SCHEMA_VERSION
 from ..shards.manifest import ShardSet
 from ..shards.order import Ordinals
 from ..shards.reading.remote import open_remote

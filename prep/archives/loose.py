@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...contract import InputError, Reject
+from ..download.openi_xml import Damaged, read_citations
+from ..download.reports import ReportPlace
+from ..download.tables import read_csv
+from ..download.tree import Entry, inputs_digest, readable, scan, without_ending
 from ..record import Listing, Record, Rejection, Sections
-from .openi_xml import Damaged, read_citations
-from .reports import ReportPlace
-from .tables import read_csv
-from .tree import Entry, inputs_digest, readable, scan, without_ending
 
 TEXT_COLUMNS = ("report", "text")
 ID_COLUMNS = ("report_id", "study_id", "study", "uid", "id")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from ...contract import SPLITS, InputError, UsageError
+from ..download.reports import Reports, find_reports
+from ..download.tables import marks, read_csv
+from ..download.tree import Entry, Tree, inputs_digest, scan, shallow, without_ending
 from ..record import Listing, Record, Rejection
-from .reports import Reports, find_reports
-from .tables import marks, read_csv
-from .tree import Entry, Tree, inputs_digest, scan, shallow, without_ending
 
 DATASET = "mimic"
 REPORT_NAME = r"s(\d{8})\.txt"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ...contract import InputError
+from ..download.openi_xml import Citation, Damaged, read_citations
+from ..download.tables import marks, read_csv
+from ..download.tree import Entry, Tree, inputs_digest, scan, without_ending
+from ..protocols.splits import split_by_group
 from ..record import Listing, Record, Rejection, Sections
-from ..splits import split_by_group
-from .openi_xml import Citation, Damaged, read_citations
-from .tables import marks, read_csv
-from .tree import Entry, Tree, inputs_digest, scan, without_ending
 
 DATASET = "openi"
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}  # of the studies; none is published

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ...contract import InputError, UsageError
+from ..download.tables import number, read_csv
+from ..download.tree import Entry, Tree, inputs_digest, scan, without_ending
+from ..protocols.splits import split_as_mgca, split_by_group
 from ..record import Box, Listing, Record, Rejection
-from ..splits import split_as_mgca, split_by_group
-from .tables import number, read_csv
-from .tree import Entry, Tree, inputs_digest, scan, without_ending
 
 DATASET = "rsna"
 LABEL = "Pneumonia"  # Target: at least one box, drawn where a radiologist saw an opacity

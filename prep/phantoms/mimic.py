@@ -13,10 +13,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .dicom import EXPLICIT, IMPLICIT, RLE, cleaned_sequence, dicom_bytes, jpeg_bytes, uid_of
-from .film import LATERAL, draw_film, draws
-from .packing import csv_bytes, gzip_bytes, write_file, zip_bytes
-from .patients import (
+from .drawing.dicom import (
+    EXPLICIT,
+    IMPLICIT,
+    RLE,
+    cleaned_sequence,
+    dicom_bytes,
+    jpeg_bytes,
+    uid_of,
+)
+from .drawing.film import LATERAL, draw_film, draws
+from .drawing.packing import csv_bytes, gzip_bytes, write_file, zip_bytes
+from .drawing.patients import (
     FAULTS,
     NULL_VIEW,
     Image,
@@ -25,8 +33,8 @@ from .patients import (
     plan_studies,
     with_anomalies,
 )
-from .report import Report, report_bytes
-from .wording import LABELS, labels_of
+from .drawing.report import Report, report_bytes
+from .drawing.wording import LABELS, labels_of
 
 CODES = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral", "LL": "lateral"}
 METADATA = (

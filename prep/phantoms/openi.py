@@ -13,9 +13,9 @@ from xml.sax.saxutils import escape
 import cv2
 import numpy as np
 
-from .film import LATERAL, Finding, draw_film, draw_findings, draws
-from .packing import gzip_bytes, tar_bytes, write_file
-from .wording import Wording, write_wording
+from .drawing.film import LATERAL, Finding, draw_film, draw_findings, draws
+from .drawing.packing import gzip_bytes, tar_bytes, write_file
+from .drawing.wording import Wording, write_wording
 
 CAPTION = "Xray Chest PA and Lateral"
 MARKED = "The XXXX are grossly unremarkable."

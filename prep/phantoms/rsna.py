@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .dicom import JPEG, dicom_bytes, uid_of
-from .film import OPACITIES, Box, Finding, draw_film, draws, place
-from .packing import csv_bytes, write_file
+from .drawing.dicom import JPEG, dicom_bytes, uid_of
+from .drawing.film import OPACITIES, Box, Finding, draw_film, draws, place
+from .drawing.packing import csv_bytes, write_file
 
 POSITIVE_SHARE = 0.35
 NORMAL_SHARE = 0.36

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...contract import SHARDS, InputError
+from ...contract import InputError
 from ...files import (
     PARTIAL,
     atomic,
@@ -27,6 +27,7 @@ from ...files import (
     set_private,
     write_json,
 )
+from ...schema import SHARDS
 from ..manifest import HASHED, ShardSet, check_digest, check_tables, read_card
 from ..order import Ordinals
 from .prefetch import Prefetch

@@ -12,16 +12,9 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...contract import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    SPLITS,
-    Access,
-    Folders,
-    InputError,
-    key_of,
-)
+from ...contract import SPLITS, Access, Folders, InputError, key_of
 from ...files import blake3_file, digest_of, read_json, read_table
+from ...schema import MANIFEST, SCHEMA_VERSION
 
 BATCH = 4_096  # rows of the prepared manifest held as Python objects at a time
 

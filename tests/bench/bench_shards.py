@@ -24,8 +24,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from imitate.contract import MANIFEST, SCHEMA_VERSION, SHARD_MANIFEST, SHARDS, Folders
+from imitate.contract import Folders
 from imitate.files import arrow_schema, blake3_file, blake3_hex, write_json, write_table
+from imitate.schema import MANIFEST, SCHEMA_VERSION, SHARD_MANIFEST, SHARDS
 from imitate.shards.manifest import HASHED, ShardSet, dataset_digest
 from imitate.shards.order import EpochPlan, Window, permutation
 from imitate.shards.plan import ShardOptions, scan

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from imitate.contract import MANIFEST, Folders
+from imitate.contract import Folders
 from imitate.files import blake3_hex, write_json, write_table
 from imitate.options import FaultBudget
+from imitate.schema import MANIFEST
 from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import ONE_IN_100_000, iterate
 from imitate.shards.write import write_shards

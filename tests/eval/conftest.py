@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from imitate.contract import MANIFEST, SCHEMA_VERSION, Folders
+from imitate.contract import Folders
 from imitate.files import blake3_hex, write_json, write_table, write_text
+from imitate.schema import MANIFEST, SCHEMA_VERSION
 
 SIZE = 16
 WORDS = ("Bright film.", "Dark film.", "No acute cardiopulmonary process.", "Pneumonia.")

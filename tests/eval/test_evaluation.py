@@ -14,17 +14,10 @@ import typer
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 from typer.testing import CliRunner, Result
 
-from imitate.contract import (
-    PREDICTIONS,
-    RESULTS,
-    Exit,
-    Folders,
-    ImitateError,
-    TooManyFaults,
-    UsageError,
-)
+from imitate.contract import Exit, Folders, ImitateError, TooManyFaults, UsageError
 from imitate.eval.commands import register
 from imitate.files import read_json, read_rows
+from imitate.schema import PREDICTIONS, RESULTS
 from imitate.shards.manifest import ShardSet
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards

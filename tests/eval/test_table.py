@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imitate.contract import RESULTS, Folders
+from imitate.contract import Folders
 from imitate.eval.intervals import Units, resamples
 from imitate.eval.metrics import Scored, auroc, thresholds_of
 from imitate.eval.table import Cell, render, result_rows, to_csv
 from imitate.eval.testset import TestSet, open_testset
+from imitate.schema import RESULTS
 from imitate.shards.manifest import ShardSet
 
 CELL = Cell(

@@ -16,8 +16,8 @@ from imitate.eval.zeroshot import (
     read_prompts,
     zeroshot,
 )
-from imitate.prep.phantoms.film import KINDS
-from imitate.prep.phantoms.wording import LABELS, NORMAL_IMPRESSIONS, labels_in
+from imitate.prep.phantoms.drawing.film import KINDS
+from imitate.prep.phantoms.drawing.wording import LABELS, NORMAL_IMPRESSIONS, labels_in
 
 OPENI = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import REJECTS, SECTIONS, InputError, TooManyFaults, UsageError
+from imitate.contract import InputError, TooManyFaults, UsageError
 from imitate.files import read_json, read_rows
 from imitate.prep.commands import app
 from imitate.prep.phantoms.rsna import write_rsna
+from imitate.schema import REJECTS, SECTIONS
 
 REPORT = " FINDINGS:  The lungs are clear.\n\n IMPRESSION:  No acute disease.\n"
 XML = (

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from imitate.contract import MANIFEST, REJECTS, InputError, TooManyFaults, UsageError
+from imitate.contract import InputError, TooManyFaults, UsageError
 from imitate.files import read_json, read_rows
 from imitate.prep.archives.mimic import list_mimic, view_of_procedure
 from imitate.prep.commands import app
 from imitate.prep.phantoms.mimic import write_mimic
+from imitate.schema import MANIFEST, REJECTS
 
 Rows = dict[str, dict[str, Any]]
 STUDIES, SEED, SIZE = 110, 5, 48

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, REJECTS, InputError
+from imitate.contract import InputError
 from imitate.files import read_json, read_rows
 from imitate.prep.archives.openi import list_openi, picture_name
-from imitate.prep.archives.openi_xml import parse_citation
 from imitate.prep.commands import app
+from imitate.prep.download.openi_xml import parse_citation
 from imitate.prep.phantoms.openi import write_openi
+from imitate.schema import MANIFEST, REJECTS
 
 XML = """<?xml version="1.0"?><eCitation><uId id="CXR{uid}"/><Abstract>
 <AbstractText Label="COMPARISON">None.</AbstractText>

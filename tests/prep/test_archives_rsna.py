@@ -12,15 +12,16 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, REJECTS, InputError, UsageError
+from imitate.contract import InputError, UsageError
 from imitate.files import read_json, read_rows
 from imitate.prep.archives.rsna import list_rsna
-from imitate.prep.chunk import boxes_in
 from imitate.prep.commands import app
+from imitate.prep.job.chunk import boxes_in
 from imitate.prep.phantoms.rsna import write_rsna
 from imitate.prep.pixels.png import Picture
+from imitate.prep.protocols.splits import split_as_mgca
 from imitate.prep.record import Box
-from imitate.prep.splits import split_as_mgca
+from imitate.schema import MANIFEST, REJECTS
 
 SIZE, PATIENTS = 96, 40
 

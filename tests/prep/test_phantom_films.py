@@ -4,8 +4,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imitate.prep.phantoms.film import LATERAL, OPACITIES, Finding, draw_film, draw_findings, draws
-from imitate.prep.phantoms.wording import LABELS, labels_in, labels_of, write_wording
+from imitate.prep.phantoms.drawing.film import (
+    LATERAL,
+    OPACITIES,
+    Finding,
+    draw_film,
+    draw_findings,
+    draws,
+)
+from imitate.prep.phantoms.drawing.wording import LABELS, labels_in, labels_of, write_wording
 
 
 @settings(deadline=None, max_examples=40)

@@ -15,12 +15,12 @@ import pydicom
 import pytest
 
 from imitate.contract import REASONS
+from imitate.prep.phantoms.drawing.patients import FAULTS
+from imitate.prep.phantoms.drawing.report import FLAWS
+from imitate.prep.phantoms.drawing.wording import LABELS, labels_in
 from imitate.prep.phantoms.mimic import write_mimic
 from imitate.prep.phantoms.openi import write_openi
-from imitate.prep.phantoms.patients import FAULTS
-from imitate.prep.phantoms.report import FLAWS
 from imitate.prep.phantoms.rsna import write_rsna
-from imitate.prep.phantoms.wording import LABELS, labels_in
 
 STUDIES, SEED, SIZE = 260, 3, 64
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from imitate.contract import MANIFEST, InputError, UsageError
+from imitate.contract import InputError, UsageError
 from imitate.files import blake3_file, read_json, read_rows
-from imitate.prep.card import Plan
-from imitate.prep.chunk import Assignment
 from imitate.prep.commands import app
+from imitate.prep.job.card import Plan
+from imitate.prep.job.chunk import Assignment
+from imitate.prep.job.run import Effort, Job, beside, prepare
 from imitate.prep.phantoms.mimic import write_mimic
 from imitate.prep.pixels.png import PixelOptions
 from imitate.prep.policy import ViewPolicy
 from imitate.prep.record import Listing, Record
-from imitate.prep.run import Effort, Job, beside, prepare
+from imitate.schema import MANIFEST
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from imitate.contract import SPLITS
-from imitate.prep.splits import permuted, split_as_mgca, split_by_group
+from imitate.prep.protocols.splits import permuted, split_as_mgca, split_by_group
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
 names = st.sets(st.text("abc0123456789", min_size=1, max_size=6), min_size=1, max_size=200)

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, REJECTS, SCHEMA_VERSION, Folders
+from imitate.contract import Folders
 from imitate.files import blake3_file, blake3_hex, write_json, write_table
+from imitate.schema import MANIFEST, REJECTS, SCHEMA_VERSION
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, SHARD_MANIFEST, UsageError
+from imitate.contract import UsageError
 from imitate.files import blake3_hex, read_rows, write_table
+from imitate.schema import MANIFEST, SHARD_MANIFEST
 from imitate.shards.audit.repair import verify_and_repair
 from imitate.shards.audit.show import find_samples
 from imitate.shards.manifest import ShardSet

@@ -113,8 +113,8 @@ def test_damage_ends_with_one_after_everything_else_is_done(
 
 
 def test_sets_without_text_point_to_evaluation(make_set: Any, call: Call, tmp_path: Path) -> None:
-    from imitate.contract import MANIFEST
     from imitate.files import read_rows, write_table
+    from imitate.schema import MANIFEST
 
     path = make_set("films", n=5) / "manifest.parquet"
     rows = [row | {"findings": "", "impression": ""} for row in read_rows(path, MANIFEST)]
@@ -182,8 +182,8 @@ def test_verify_repairs_and_says_which(make_set: Any, call: Call, tmp_path: Path
 
 
 def test_sets_are_joined_under_a_name(make_set: Any, call: Call, tmp_path: Path) -> None:
-    from imitate.contract import MANIFEST
     from imitate.files import read_rows, write_table
+    from imitate.schema import MANIFEST
 
     for name, n in (("one", 10), ("two", 15)):
         path = make_set(name, n=n) / "manifest.parquet"

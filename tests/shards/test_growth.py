@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from imitate.contract import MANIFEST, SHARD_MANIFEST, Folders, InputError
+from imitate.contract import Folders, InputError
 from imitate.files import blake3_file, read_json, read_rows, write_json, write_table
+from imitate.schema import MANIFEST, SHARD_MANIFEST
 from imitate.shards.manifest import ShardSet
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import ShardReport, write_shards

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imitate.contract import MANIFEST, SPLITS, InputError, UsageError
+from imitate.contract import SPLITS, InputError, UsageError
 from imitate.files import read_rows, write_table
+from imitate.schema import MANIFEST
 from imitate.shards.plan import Samples, ShardOptions, plan_shards, scan, tar_size
 from imitate.shards.source.prepared import Prepared
 

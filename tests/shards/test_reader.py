@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, Exit, Folders, TooManyFaults, UsageError
+from imitate.contract import Exit, Folders, TooManyFaults, UsageError
 from imitate.files import read_rows
 from imitate.options import FaultBudget
+from imitate.schema import MANIFEST
 from imitate.shards.manifest import ShardSet
 from imitate.shards.order import EpochPlan
 from imitate.shards.plan import ShardOptions

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from imitate.contract import MANIFEST, SHARD_MANIFEST, Folders, InputError, UsageError
+from imitate.contract import Folders, InputError, UsageError
 from imitate.files import read_json, read_rows, write_json, write_table
+from imitate.schema import MANIFEST, SHARD_MANIFEST
 from imitate.shards.audit.repair import verify_and_repair
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards

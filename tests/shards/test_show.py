@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from imitate.contract import MANIFEST, Folders, InputError, UsageError
+from imitate.contract import Folders, InputError, UsageError
 from imitate.files import read_rows, write_table
+from imitate.schema import MANIFEST
 from imitate.shards.audit.show import find_samples
 from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import SampleDamaged

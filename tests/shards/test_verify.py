@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imitate.contract import (
-    MANIFEST,
-    REJECTS,
-    SHARD_MANIFEST,
-    SHARDS,
-    Folders,
-    InputError,
-    UsageError,
-)
+from imitate.contract import Folders, InputError, UsageError
 from imitate.files import blake3_file, blake3_hex, read_json, read_rows, write_json, write_table
+from imitate.schema import MANIFEST, REJECTS, SHARD_MANIFEST, SHARDS
 from imitate.shards.manifest import ShardSet, sha256sums
 from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import SampleDamaged, ShardReader

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from imitate.contract import MANIFEST, REJECTS, SHARD_MANIFEST, SHARDS, Folders, InputError
+from imitate.contract import Folders, InputError
 from imitate.files import (
     blake3_file,
     blake3_hex,
@@ -24,6 +24,7 @@ from imitate.files import (
     write_table,
 )
 from imitate.options import FaultBudget
+from imitate.schema import MANIFEST, REJECTS, SHARD_MANIFEST, SHARDS
 from imitate.shards.manifest import ShardSet
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import ShardReport, write_shards

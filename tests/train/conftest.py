@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.contract import MANIFEST, Folders
+from imitate.contract import Folders
 from imitate.files import blake3_file, blake3_hex, write_json, write_table
+from imitate.schema import MANIFEST
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards
 from imitate.train.logbook import TIMED, read_metrics

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from imitate.contract import MANIFEST, Folders, UsageError
+from imitate.contract import Folders, UsageError
 from imitate.files import read_json, read_rows, write_json, write_table
+from imitate.schema import MANIFEST
 from imitate.shards.reading.remote import open_remote
 from imitate.shards.verify import verify_path
 from imitate.train.run import TrainOptions, train

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..contract import Exit, Folders, Stopped
-from ..files import safe_name
-from ..options import FaultBudget, reasons_text, say
-from .archives.loose import list_images
-from .archives.mimic import list_mimic
-from .archives.openi import list_openi
-from .archives.rsna import list_rsna
+from ...contract import Exit, Folders, Stopped
+from ...files import safe_name
+from ...options import FaultBudget, reasons_text, say
+from ..archives.loose import list_images
+from ..archives.mimic import list_mimic
+from ..archives.openi import list_openi
+from ..archives.rsna import list_rsna
+from ..pixels.png import PixelOptions
+from ..policy import TextPolicy, ViewPolicy, one_of
+from ..record import Listing
 from .card import Plan
 from .chunk import Assignment
-from .pixels.png import PixelOptions
-from .policy import TextPolicy, ViewPolicy, one_of
-from .record import Listing
 from .run import Effort, Job, Outcome, beside, closing_text, prepare
 
 Options = Mapping[str, Any]  # a command's options by their names in Python
@@ -53,16 +53,22 @@ def prepare_openi(source: Path, options: Options) -> None:
     carry_out(listing, wish, options, default_name=listing.dataset)
 
 
-def prepare_rsna(source: Path, options: Options) -> None:
-    """Carry out `imitate prep rsna`."""
-    protocol, mapping = options["protocol"], options["mapping"]
+LISTERS: Mapping[str, Callable[..., Listing]] = {"rsna": list_rsna}
+OWN_OPTIONS = ("mapping", "classes")  # those that only one archive takes
+
+
+def prepare_evaluation(dataset: str, source: Path, options: Options) -> None:
+    """Carry out `imitate prep` for an archive that encoders are evaluated on."""
+    protocol = options["protocol"]
+    own = {name: options[name] for name in OWN_OPTIONS if name in options}
     pixels = pick(PixelOptions, options)
-    listing = list_rsna(
-        source, protocol=protocol, mapping=mapping, seed=options["seed"], skip=_ours(options)
+    listing = LISTERS[dataset](
+        source, protocol=protocol, seed=options["seed"], skip=_ours(options), **own
     )
-    more = {"protocol": protocol, "mapping": mapping is not None}
+    told = {name: value is not None if name == "mapping" else value for name, value in own.items()}
     name = listing.dataset if protocol == "clean" else f"{listing.dataset}-{protocol}"
-    carry_out(listing, Wish(pixels=pixels, more=more), options, default_name=name)
+    wish = Wish(pixels=pixels, more={"protocol": protocol, **told})
+    carry_out(listing, wish, options, default_name=name)
 
 
 def prepare_images(paths: list[Path], options: Options) -> None:

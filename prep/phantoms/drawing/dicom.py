@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
-from ...files import digest_of
+from ....files import digest_of
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 IMPLICIT = str(ImplicitVRLittleEndian)

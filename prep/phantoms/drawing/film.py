@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ...files import digest_of
+from ....files import digest_of
 
 Floats = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels

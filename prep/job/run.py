@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..contract import MANIFEST, REASONS, REJECTS, ImitateError, InputError, UsageError
-from ..files import (
+from ...contract import REASONS, ImitateError, InputError, UsageError
+from ...files import (
     blake3_file,
     read_json,
     set_private,
@@ -24,12 +24,13 @@ from ..files import (
     write_json,
     write_table,
 )
-from ..options import reasons_text
-from ..work import Interrupts, Ledger, Progress, command_line, run_tasks
-from .archives.tree import readable
+from ...options import reasons_text
+from ...schema import MANIFEST, REJECTS
+from ...work import Interrupts, Ledger, Progress, command_line, run_tasks
+from ..download.tree import readable
+from ..record import Record, Rejection
 from .card import Plan, funnel_text, machine, make_card, manifest_facts
 from .chunk import Assignment, Chunk, Row, close_tools, prepare_chunk, reject_row
-from .record import Record, Rejection
 
 CHUNK = 32  # records a chunk: what a kill loses at most
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)

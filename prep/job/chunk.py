@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contract import Access, Reject
-from ..files import set_private, write_bytes
-from ..work import save_chunk
-from .archives.reports import ReportPlace, close_archives
-from .archives.tree import readable
-from .pixels.decoder import Decoder
-from .pixels.png import Picture, PixelOptions
-from .policy import TextPolicy, ViewPolicy
-from .record import Box, Record, Rejection
+from ...contract import Access, Reject
+from ...files import set_private, write_bytes
+from ...work import save_chunk
+from ..download.reports import ReportPlace, close_archives
+from ..download.tree import readable
+from ..pixels.decoder import Decoder
+from ..pixels.png import Picture, PixelOptions
+from ..policy import TextPolicy, ViewPolicy
+from ..record import Box, Record, Rejection
 
 if TYPE_CHECKING:
-    from .reports.sections import ReportParser, ReportText
+    from ..reports.sections import ReportParser, ReportText
 
 Row = dict[str, Any]
 
@@ -121,6 +121,8 @@ def _prepare(record: Record, assignment: Assignment, stage: _Stage) -> Row:
         "label_source": record.label_source,
         "boxes": boxes_in(picture, record.boxes),
         "mask": None,
+        "mask_blake3": None,
+        "metadata": dict(record.metadata),
         **_picture_columns(picture),
         **texts,
     }
@@ -155,6 +157,7 @@ NO_TEXT: Mapping[str, Any] = {
     "sections": {},
     "sentences": {},
     "section_source": "none",
+    "report_labels": {},
 }
 
 
@@ -176,13 +179,14 @@ def report_columns(record: Record, assignment: Assignment) -> Row:
         "sections": dict(text.sections),
         "sentences": {name: list(lines) for name, lines in text.sentences.items()},
         "section_source": text.section_source,
+        "report_labels": {},
     }
 
 
 def _report_text(
     record: Record, place: ReportPlace | None, policy: TextPolicy
 ) -> ReportText | None:
-    from .reports.sections import decode_report
+    from ..reports.sections import decode_report
 
     parser = report_parser(policy.compat, policy.last_paragraph)
     report = record.report
@@ -196,7 +200,7 @@ def _report_text(
 
 def _text_verdict(text: ReportText | None, policy: TextPolicy) -> str | None:
     """Return the reason that leaves a report out, or None."""
-    from .reports.sections import count_tokens
+    from ..reports.sections import count_tokens
 
     if text is None:
         return "no_report"
@@ -211,7 +215,7 @@ def _text_verdict(text: ReportText | None, policy: TextPolicy) -> str | None:
 @functools.lru_cache(maxsize=4)
 def report_parser(compat: str, last_paragraph: str) -> ReportParser:
     """Return this process's parser; building its tokenizer takes longer than many reports."""
-    from .reports.sections import ReportParser
+    from ..reports.sections import ReportParser
 
     return ReportParser(compat=compat, last_paragraph=last_paragraph)
 

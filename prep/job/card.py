@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..contract import REASONS, SCHEMA_VERSION, SPLITS
-from .record import Listing
+from ... import __version__
+from ...contract import REASONS, SPLITS
+from ...schema import SCHEMA_VERSION
+from ..record import Listing
 
 if TYPE_CHECKING:
     import pyarrow as pa

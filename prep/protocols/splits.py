@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import blake3
 import numpy as np
 
-from ..contract import SPLITS
-from ..files import canonical_json
+from ...contract import SPLITS
+from ...files import canonical_json
 
 RSNA_COMPLETE = 26_684  # pictures with labels in stage 2 of the challenge
 RSNA_HELD_OUT = 10_674  # of them validation and test in the published split

@@ -1,0 +1,1 @@
+"""What lies on the disk as downloaded: folders, tables, reports in trees and zips, XML."""

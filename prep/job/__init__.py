@@ -1,0 +1,1 @@
+"""How a set is prepared: from options to a job, chunks on workers, tables, and the card last."""

@@ -1,0 +1,1 @@
+"""Protocols of the literature: how each splits an archive, and how it reads its labels."""
