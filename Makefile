@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CODE := $(shell find *.py prep shards train eval -name '*.py' -o -name '*.yaml')
+CODE := $(shell find *.py page.html prep shards train eval -name '*.py' -o -name '*.yaml')
 
 .PHONY: demo test lint bench clean
 

@@ -13,6 +13,7 @@ from . import __version__, demo
 from .contract import Exit, ImitateError
 from .eval import commands as eval_commands
 from .prep import commands as prep_commands
+from .prep.sheets import commands as sheets_commands
 from .shards import commands as shards_commands
 from .train import commands as train_commands
 
@@ -27,6 +28,7 @@ app.add_typer(prep_commands.app, name="prep")
 shards_commands.register(app)
 train_commands.register(app)
 eval_commands.register(app)
+sheets_commands.register(app)
 demo.register(app)
 
 

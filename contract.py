@@ -108,6 +108,7 @@ REASONS: dict[str, Reason] = {
         Reason("too_short", "filter", "the report has fewer tokens than --min-tokens"),
         Reason("unlabelled", "filter", "the archive publishes no label for this picture"),
         Reason("not_a_picture", "filter", "a file of another kind, such as a table or a text"),
+        Reason("not_in_protocol", "filter", "the protocol of the evaluation leaves it out"),
         Reason("report_missing", "fault", "the archive lists a report that is not there"),
         Reason("report_unreadable", "fault", "the report cannot be decoded or is over 64 kB"),
         Reason("file_missing", "fault", "the archive lists a picture that is not there"),

@@ -74,7 +74,11 @@ MANIFEST = _table(
     ("mask", "string?", "path of the mask PNG below the prepared set"),
     ("mask_blake3", "string?", "BLAKE3 of the mask PNG, hex"),
     ("report_labels", "map<string,float64>", "findings that rules read in the report's text"),
-    ("metadata", "map<string,string>", "sex (F, M), age (years), origin: where the archive tells"),
+    (
+        "metadata",
+        "map<string,string>",
+        "sex (F, M), age (years), origin, where told; also: train, where a protocol leaks",
+    ),
 )
 
 REJECTS = _table(
@@ -85,6 +89,14 @@ REJECTS = _table(
     ("stage", "string", "where it was rejected: archive, reports, pixels, shard"),
     ("reason", "string", "reason code"),
     ("detail", "string", "more, without patient data"),
+)
+
+SOURCES = _table(
+    "sources",
+    ("source", "string", "path of the original below the archive"),
+    ("image_id", "string?", "the archive's own id of the image"),
+    ("image", "string?", "path of the PNG made of it, null when it was rejected"),
+    ("work", "string", "hash of what its picture and texts were made from, by which a run goes on"),
 )
 
 SECTIONS = _table(
@@ -167,7 +179,7 @@ RESULTS = _table(
     ("fraction", "float64", "share of the training labels"),
     ("draw", "int32", "which draw of that share"),
     ("head_seed", "int32", "seed of the head's initial weights"),
-    ("metric", "string", "auroc, auprc, accuracy, f1"),
+    ("metric", "string", "name of the number, such as auroc or sensitivity@90"),
     ("threshold_source", "string?", "where the threshold was chosen; null without a threshold"),
     ("label", "string", "name of the label, or `macro` for the mean"),
     ("value", "float64?", "the number; null when the label has too few positives or negatives"),
@@ -179,4 +191,90 @@ RESULTS = _table(
     ("n_subjects", "int32?", "subjects; null when the archive does not tell"),
 )
 
-TABLES = (MANIFEST, REJECTS, SECTIONS, SHARD_MANIFEST, SHARDS, PREDICTIONS, RESULTS)
+SAMPLES = _table(
+    "samples",
+    ("key", "string", "key of a sample of the test split"),
+    ("view", "string?", "AP, PA, … or null"),
+    ("sex", "string?", "F or M, null where the archive does not tell"),
+    ("age", "float64?", "years"),
+    ("origin", "string?", "the collection that the film comes from"),
+    ("height", "int32?", "rows of the original"),
+    ("width", "int32?", "columns of the original"),
+)
+
+SUMMARY = _table(
+    "summary",
+    ("dataset", "string", "prepared set that was evaluated"),
+    ("task", "string", "task of the evaluation"),
+    ("protocol", "string", "protocol of the evaluation"),
+    ("fraction", "float64", "share of the training labels"),
+    ("encoder", "string", "run, encoder file stem, or the name of a control"),
+    ("metric", "string", "name of the number"),
+    ("label", "string", "`macro`: the mean over labels"),
+    ("value", "float64?", "mean over draws and seeds"),
+    ("sd", "float64?", "standard deviation over draws and seeds"),
+    ("ci_low", "float64?", "lower end of the 95 % interval"),
+    ("ci_high", "float64?", "upper end of the 95 % interval"),
+    ("ci_method", "string", "how the interval was made"),
+    ("repeats", "int32", "cells that are joined: draws times seeds"),
+)
+
+SLICES = _table(
+    "slices",
+    ("dataset", "string", "prepared set that was evaluated"),
+    ("task", "string", "task of the evaluation"),
+    ("protocol", "string", "protocol of the evaluation"),
+    ("fraction", "float64", "share of the training labels"),
+    ("encoder", "string", "run or encoder file stem"),
+    ("draw", "int32", "which draw of that share"),
+    ("head_seed", "int32", "seed of the head's initial weights"),
+    ("property", "string", "view, sex, age or origin"),
+    ("slice", "string", "its value, such as AP, F or 40-59"),
+    ("metric", "string", "auroc"),
+    ("label", "string", "name of the label, or `macro` for the labels that all slices share"),
+    ("value", "float64?", "the number"),
+    ("ci_low", "float64?", "lower end of the 95 % interval"),
+    ("ci_high", "float64?", "upper end of the 95 % interval"),
+    ("ci_method", "string", "how the interval was made"),
+    ("n", "int32", "samples"),
+    ("n_pos", "int32?", "positives; null for macro"),
+    ("n_subjects", "int32?", "subjects; null when the archive does not tell"),
+)
+
+COMPARISONS = _table(
+    "comparisons",
+    ("dataset", "string", "prepared set that was evaluated"),
+    ("task", "string", "task of the evaluation"),
+    ("protocol", "string", "protocol of the evaluation"),
+    ("fraction", "float64", "share of the training labels"),
+    ("encoder", "string", "run, encoder file stem, or the name of a control"),
+    ("other", "string", "the encoder that it is compared with"),
+    ("metric", "string", "auroc"),
+    ("label", "string", "`macro`: the mean over the labels that all encoders answered"),
+    ("labels", "int32", "number of these labels"),
+    ("difference", "float64?", "value of `encoder` less that of `other`"),
+    ("ci_low", "float64?", "lower end of the paired 95 % interval"),
+    ("ci_high", "float64?", "upper end of the paired 95 % interval"),
+    ("ci_method", "string", "how the interval was made"),
+    ("sd", "float64?", "standard deviation of the difference over replicates"),
+    ("p", "float64?", "two-sided, not corrected"),
+    ("p_holm", "float64?", "the same, corrected over all comparisons of the table"),
+    ("smallest", "float64?", "difference that this test set shows with a power of 80 %"),
+    ("n", "int32", "samples"),
+    ("n_subjects", "int32?", "subjects; null when the archive does not tell"),
+)
+
+TABLES = (
+    MANIFEST,
+    REJECTS,
+    SOURCES,
+    SECTIONS,
+    SHARD_MANIFEST,
+    SHARDS,
+    PREDICTIONS,
+    RESULTS,
+    SAMPLES,
+    SUMMARY,
+    SLICES,
+    COMPARISONS,
+)

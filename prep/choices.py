@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from ..options import BEHAVIOUR
+from ..contract import REASONS
+from ..options import BEHAVIOUR, IO
 
 PICTURES, TEXTS = "Pictures", "Reports"
 
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the archive as downloaded.")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.")]
+Views = Annotated[
+    str, typer.Option("--views", help="frontal, all, or some: AP,PA,…", rich_help_panel=PICTURES)
+]
+AnyModality = Annotated[
+    bool,
+    typer.Option(
+        "--any-modality", help="Also others than CR, DX, DR, RG, SC.", rich_help_panel=PICTURES
+    ),
+]
 Size = Annotated[
     int, typer.Option("--size", help="Side in pixels; 0 keeps the size.", rich_help_panel=PICTURES)
 ]
@@ -21,6 +32,12 @@ Norm = Annotated[
     str,
     typer.Option(
         "--norm", help="auto, mimic, window, minmax, dicom or none.", rich_help_panel=PICTURES
+    ),
+]
+Decode = Annotated[
+    str,
+    typer.Option(
+        "--decode", help="exact, or fast: at a lower resolution.", rich_help_panel=PICTURES
     ),
 ]
 Bits = Annotated[int, typer.Option("--bits", help="8 or 16.", rich_help_panel=PICTURES)]
@@ -48,6 +65,12 @@ KeepImageOnly = Annotated[
         "--keep-image-only", help="Keep pictures without that text.", rich_help_panel=TEXTS
     ),
 ]
+ReportLabels = Annotated[
+    bool,
+    typer.Option(
+        "--report-labels", help="Read finding labels in the reports.", rich_help_panel=TEXTS
+    ),
+]
 Compat = Annotated[
     str,
     typer.Option("--compat", help="none, or mit-lcp: as its parser cuts.", rich_help_panel=TEXTS),
@@ -56,3 +79,45 @@ Protocol = Annotated[
     str,
     typer.Option("--protocol", help="clean, paper, mgca or benchx.", rich_help_panel=BEHAVIOUR),
 ]
+SplitLists = Annotated[
+    Path | None,
+    typer.Option(
+        "--split-lists",
+        help="Folder of published train.txt, val.txt, test.txt, for benchx.",
+        rich_help_panel=IO,
+    ),
+]
+Checksums = Annotated[
+    bool,
+    typer.Option(
+        "--checksums", help="Compare files with the archive's SHA256SUMS.", rich_help_panel=IO
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Say all that is wrong; write nothing.", rich_help_panel=BEHAVIOUR
+    ),
+]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retry",
+        metavar="[CODE]",
+        help="Redo rejects of this reason; all faults without one.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+
+
+class Prep(TyperGroup):
+    """The commands of prep, in which --retry may stand without a reason."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `faults` after each --retry that no reason follows."""
+        filled: list[str] = []
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            filled.append(word)
+            if word == "--retry" and following not in (*REASONS, "faults"):
+                filled.append("faults")
+        return super().parse_args(ctx, filled)

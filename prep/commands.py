@@ -28,20 +28,29 @@ from ..options import (
 from . import evaluation
 from .choices import (
     PICTURES,
+    AnyModality,
     Bits,
+    Check,
+    Checksums,
     Compat,
+    Decode,
     Fit,
     KeepImageOnly,
     LastParagraph,
     MinTokens,
     Norm,
     Paths,
+    Prep,
+    ReportLabels,
+    Retry,
     Size,
     Source,
+    Views,
     WantedSections,
 )
 
 app = typer.Typer(
+    cls=Prep,
     help="Prepare an archive as downloaded: pictures to PNG, reports to sections.",
     no_args_is_help=True,
 )
@@ -61,24 +70,27 @@ def mimic(
     ] = None,
     root: Root = Path(),
     name: Name = None,
-    views: Annotated[
-        str, typer.Option(help="frontal, all, or some: AP,PA,…", rich_help_panel=PICTURES)
-    ] = "frontal",
+    views: Views = "frontal",
     size: Size = 256,
     fit: Fit = "pad",
     norm: Norm = "auto",
+    decode: Decode = "exact",
     bits: Bits = 8,
     sections: WantedSections = "either",
     last_paragraph: LastParagraph = "none",
     min_tokens: MinTokens = 3,
     keep_image_only: KeepImageOnly = False,
+    report_labels: ReportLabels = False,
     compat: Compat = "none",
+    checksums: Checksums = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     limit: Limit = None,
     resume: Resume = True,
+    retry: Retry = None,
     max_failures: MaxFailures = "10%",
     dry_run: DryRun = False,
+    check: Check = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: Progress = "auto",
@@ -108,17 +120,22 @@ def openi(
     size: Size = 256,
     fit: Fit = "pad",
     norm: Norm = "auto",
+    decode: Decode = "exact",
     bits: Bits = 8,
     sections: WantedSections = "either",
     min_tokens: MinTokens = 3,
     keep_image_only: KeepImageOnly = False,
+    report_labels: ReportLabels = False,
     seed: Seed = 0,
+    checksums: Checksums = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     limit: Limit = None,
     resume: Resume = True,
+    retry: Retry = None,
     max_failures: MaxFailures = "10%",
     dry_run: DryRun = False,
+    check: Check = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: Progress = "auto",
@@ -133,6 +150,77 @@ def openi(
     prepare_openi(source, options)
 
 
+@app.command("table")
+def table(
+    source: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="csv, tsv (or .gz) or Parquet, a row an image.")
+    ],
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="A column by its name here: image=Path.", rich_help_panel=IO),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder that paths start from.", rich_help_panel=IO),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="Label columns: A,B; or those of a prefix: find_*."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Name of the archive.", rich_help_panel=IO),
+    ] = None,
+    root: Root = Path(),
+    name: Name = None,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            help="frontal (default; all without a view column), all, or some.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
+    size: Size = 256,
+    fit: Fit = "pad",
+    norm: Norm = "auto",
+    decode: Decode = "exact",
+    bits: Bits = 8,
+    any_modality: AnyModality = False,
+    deidentified: Annotated[
+        bool,
+        typer.Option(
+            "--deidentified", help="All DICOM here is, marked or not.", rich_help_panel=PICTURES
+        ),
+    ] = False,
+    sections: WantedSections = "either",
+    last_paragraph: LastParagraph = "none",
+    min_tokens: MinTokens = 3,
+    keep_image_only: KeepImageOnly = False,
+    report_labels: ReportLabels = False,
+    seed: Seed = 0,
+    checksums: Checksums = False,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    limit: Limit = None,
+    resume: Resume = True,
+    retry: Retry = None,
+    max_failures: MaxFailures = "10%",
+    dry_run: DryRun = False,
+    check: Check = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    progress: Progress = "auto",
+) -> None:
+    """Prepare any other archive from a table: image, report or findings and impression, and more.
+
+    Further columns: image_id, study_id, subject_id, view, split, mask, sex, age, origin, label_….
+    """
+    options = dict(locals())
+    from .job.conduct import prepare_table
+
+    prepare_table(source, options)
+
+
 @app.command("images")
 def images(
     paths: Paths,
@@ -140,18 +228,15 @@ def images(
         Path, typer.Option("--out", "-o", help="Folder of the PNGs.", rich_help_panel=IO)
     ],
     key: Annotated[
-        str, typer.Option(help="path: PNGs are named like the files.", rich_help_panel=IO)
+        str,
+        typer.Option(help="path, or hash: of the content, as names.", rich_help_panel=IO),
     ] = "path",
     size: Size = 256,
     fit: Fit = "pad",
     norm: Norm = "auto",
+    decode: Decode = "exact",
     bits: Bits = 8,
-    any_modality: Annotated[
-        bool,
-        typer.Option(
-            "--any-modality", help="Also others than CR, DX, DR, RG, SC.", rich_help_panel=PICTURES
-        ),
-    ] = False,
+    any_modality: AnyModality = False,
     allow_burned_in: Annotated[
         bool,
         typer.Option(
@@ -162,8 +247,10 @@ def images(
     scheduler: Scheduler = None,
     limit: Limit = None,
     resume: Resume = True,
+    retry: Retry = None,
     max_failures: MaxFailures = "10%",
     dry_run: DryRun = False,
+    check: Check = False,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: Progress = "auto",
@@ -183,6 +270,7 @@ def reports(
     ],
     last_paragraph: LastParagraph = "none",
     compat: Compat = "none",
+    report_labels: ReportLabels = False,
     max_failures: MaxFailures = "10%",
     as_json: Json = False,
     quiet: Quiet = False,

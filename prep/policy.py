@@ -63,6 +63,7 @@ class TextPolicy:
 
     `sections`: either, both, findings or impression must not be empty. `either` never counts a
     last paragraph; with `impression` and `last_paragraph` impression it stands for one.
+    `report_labels` asks for the findings that rules read in the report.
     """
 
     sections: str = "either"
@@ -70,6 +71,7 @@ class TextPolicy:
     min_tokens: int = 3
     keep_image_only: bool = False
     compat: str = "none"
+    report_labels: bool = False
 
     def __post_init__(self) -> None:
         one_of("--sections", self.sections, ("either", "both", "findings", "impression"))

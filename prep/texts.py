@@ -17,8 +17,10 @@ from ..schema import REJECTS, SECTIONS
 from ..work import Interrupts, Progress
 from .archives.loose import LooseReport, loose_reports
 from .download.reports import close_archives
-from .job.chunk import Row, report_parser
-from .job.conduct import check, pick
+from .job.chunk import labels_in, report_parser
+from .job.conduct import check
+from .job.plan import pick
+from .job.rows import Row
 from .policy import TextPolicy
 from .record import Sections
 
@@ -95,7 +97,7 @@ def write_sections(
             try:
                 if report.report_id in rows:
                     raise Reject("duplicate_name")
-                rows[report.report_id] = _row(report, parser)
+                rows[report.report_id] = _row(report, parser, policy)
             except Reject as reject:
                 rejects.append(_reject_row(report, reject))
             bar.advance(1)
@@ -108,7 +110,7 @@ def write_sections(
     return TextOutcome(total=len(reports), rejected=dict(rejected))
 
 
-def _row(report: LooseReport, parser: ReportParser) -> Row:
+def _row(report: LooseReport, parser: ReportParser, policy: TextPolicy) -> Row:
     from .reports.sections import decode_report
 
     content = report.content
@@ -125,7 +127,7 @@ def _row(report: LooseReport, parser: ReportParser) -> Row:
         "sections": text.sections,
         "spans": text.spans,
         "section_source": text.section_source,
-        "report_labels": {},
+        "report_labels": labels_in(text, policy),
     }
 
 

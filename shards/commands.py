@@ -98,6 +98,10 @@ Picture = Annotated[
     Path | None,
     typer.Option("--picture", help="File to write the picture to.", rich_help_panel=IO),
 ]
+Mask = Annotated[
+    Path | None,
+    typer.Option("--mask", help="File to write the mask to.", rich_help_panel=IO),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -284,6 +288,7 @@ def show(
     name: OneSet = None,
     root: Root = Path(),
     picture: Picture = None,
+    mask: Mask = None,
     as_json: Json = False,
 ) -> None:
     """Print a sample from its shard, reports included, or all samples of a study.
@@ -293,7 +298,7 @@ def show(
     """
     from .audit.show import find_samples
 
-    found = find_samples(root, wanted, name=name, picture=picture)
+    found = find_samples(root, wanted, name=name, picture=picture, mask=mask)
     if as_json:
         typer.echo(json.dumps([shown.as_json() for shown in found], sort_keys=True))
         return

@@ -63,9 +63,12 @@ class EpochPlan:
     `rows` are the ordinals to train on. An epoch takes them in a permutation of its own, within
     a `window` if there is one, and drops the remainder that fills no batch. The state of a run is
     its number of steps, nothing else: `batch(step)` costs one permutation, however far it has come.
+    Each sample of a batch shows `films` pictures, here one.
 
     Raises UsageError when there are fewer rows than one global batch takes.
     """
+
+    films = 1
 
     def __init__(
         self, rows: Ordinals, *, seed: int, global_batch: int, window: Window | None = None
@@ -107,6 +110,58 @@ class EpochPlan:
             return permutation(len(self.rows), purpose=purpose, seed=self.seed, epoch=epoch)
         size, blocks = self.window.size, self.window.blocks
         return windowed(blocks, window=size, purpose=purpose, seed=self.seed, epoch=epoch)
+
+
+class StudyPlan:
+    """Which films each step of a training run sees when a study, not an image, is drawn.
+
+    `rows` are the ordinals of all films, `studies` [rows] the study of each. An epoch draws each
+    study once, in the order in which EpochPlan takes rows, and `films` different films of it, all
+    anew in each epoch; a study that has fewer shows them again. `window.blocks` are those of the
+    rows; a study lies in the block of its first film. State and errors are those of EpochPlan.
+    """
+
+    def __init__(
+        self,
+        rows: Ordinals,
+        studies: Ordinals,
+        *,
+        seed: int,
+        global_batch: int,
+        films: int,
+        window: Window | None = None,
+    ) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        _, first, self._study = np.unique(studies, return_index=True, return_inverse=True)
+        self._first = np.flatnonzero(np.diff(np.sort(self._study), prepend=-1))
+        self._size = np.bincount(self._study)
+        if window is not None:
+            window = Window(size=window.size, blocks=window.blocks[first])
+        self._plan = EpochPlan(
+            np.arange(len(first)), seed=seed, global_batch=global_batch, window=window
+        )
+        self.seed, self.global_batch, self.films = seed, global_batch, films
+        self.steps_per_epoch, self.epoch_of = self._plan.steps_per_epoch, self._plan.epoch_of
+        self._lock = threading.Lock()
+        self._epoch = -1
+        self._drawn = self.rows
+
+    def batch(self, step: int) -> Ordinals:
+        """Return the ordinals of a global batch, film after film.  # [global_batch * films]"""
+        return self._films_of(self.epoch_of(step))[self._plan.batch(step)].reshape(-1)
+
+    def _films_of(self, epoch: int) -> Ordinals:
+        """Return the films that an epoch shows of each study.  # [studies, films]"""
+        with self._lock:
+            if epoch != self._epoch:
+                draws = philox("films", self.seed, epoch).bit_generator.random_raw(len(self.rows))
+                order = np.lexsort((draws, self._study))
+                turn = np.arange(self.films) % self._size[:, None]
+                self._drawn, self._epoch = self.rows[order[self._first[:, None] + turn]], epoch
+            return self._drawn
+
+
+Plan = EpochPlan | StudyPlan
 
 
 def check_ranks(global_batch: int, ranks: int) -> None:

@@ -18,13 +18,13 @@ from itertools import islice
 from typing import Any, Literal
 
 import blake3
-import cv2
 import numpy as np
 
 from ..contract import InputError, TooManyFaults, UsageError
 from ..options import FaultBudget
 from .manifest import TODO, ShardSet
 from .order import Ordinals, philox
+from .reading.png import decode
 from .reading.source import Pictures, PictureSource, advised
 
 OPEN_SHARDS = 256  # file descriptors kept; shards beyond them are opened for each read
@@ -91,10 +91,8 @@ class ShardReader:
         for place, (ordinal, png) in enumerate(
             zip(ordinals.tolist(), self.members(ordinals, "png"), strict=True)
         ):
-            picture = _decode(png)
-            if picture is None or picture.shape != pictures.shape[1:]:
+            if not decode(png, pictures[place]):
                 raise self._damaged(ordinal, "png does not decode to its size")
-            pictures[place] = picture
 
     def texts(self, ordinals: Ordinals) -> list[dict[str, Any]]:
         """Return the JSON of each sample, parsed; pictures are not read.  # [B]"""
@@ -107,8 +105,13 @@ class ShardReader:
                 raise self._damaged(ordinal, "json is not readable") from None
         return texts
 
-    def members(self, ordinals: Ordinals, kind: Literal["json", "png"]) -> Iterator[bytes]:
-        """Yield the bytes of one member of each sample, as they were written.  # [B]"""
+    def members(self, ordinals: Ordinals, kind: Literal["json", "mask", "png"]) -> Iterator[bytes]:
+        """Yield the bytes of one member of each sample, as they were written.  # [B]
+
+        Without a mask they are empty.
+        """
+        if kind not in self._members:
+            self._members[kind] = _Members(self.shards, kind)
         members = self._members[kind]
         for ordinal, shard, offset, length in zip(
             ordinals.tolist(),
@@ -118,6 +121,9 @@ class ShardReader:
             strict=True,
         ):
             data, fault = b"", ""
+            if length < 0:
+                yield data
+                continue
             for _ in range(2):  # once more, as a network disk may err for a moment
                 data, fault = self._read(shard, offset, length)
                 hashed = members.hashes[16 * ordinal : 16 * ordinal + 16]
@@ -180,13 +186,6 @@ class _Members:
         self.offset = np.asarray(shards.column("offset")).astype(np.int64) + inside
         self.length = np.asarray(shards.column(f"{kind}_len"))
         self.hashes = np.asarray(shards.column(f"{kind}_blake3")).reshape(-1).data
-
-
-def _decode(png: bytes) -> Pictures | None:
-    try:
-        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
 
 
 def _close_all(files: dict[int, int]) -> None:

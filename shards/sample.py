@@ -8,6 +8,7 @@ and members.
 
 from __future__ import annotations
 
+import functools
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -117,6 +118,7 @@ def hash16(data: bytes | memoryview) -> bytes:
     return bytes(blake3.blake3(data).digest(16))
 
 
+@functools.cache  # asked for several times a sample
 def prefix(kind: str) -> str:
     """Return the prefix of a member's columns in the manifest: json, mask, or png for a picture."""
     return "png" if kind in PICTURES else kind.split(".", maxsplit=1)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def _verify_prepared(path: Path, work: _Work) -> Verdict:
             problems += _prepared_sample(path, row, deep=work.deep)
             bar.advance()
     named = {row[name] for row in rows for name in ("image", "mask") if row[name]}
-    for file in sorted((path / "images").rglob("*")):
+    files = (file for folder in ("images", "masks") for file in (path / folder).rglob("*"))
+    for file in sorted(files):
         name = file.relative_to(path).as_posix()
         if file.is_file() and name not in named and not file.name.startswith(PARTIAL):
             detail = "no row of the manifest names it"
@@ -112,20 +114,20 @@ def _verify_prepared(path: Path, work: _Work) -> Verdict:
 
 
 def _prepared_sample(path: Path, row: Mapping[str, Any], *, deep: bool) -> Iterator[Problem]:
-    key, image = row["key"], row["image"]
-    try:
-        png = (path / image).read_bytes()
-    except OSError:
-        yield Problem(problem="missing", file=image, key=key, detail="no such picture")
-    else:
-        if blake3_hex(png) != row["png_blake3"]:
-            detail = "the picture no longer has its hash"
-            yield Problem(problem="damaged", file=image, key=key, detail=detail)
-        elif deep and pixel_hash(png).hex() != row["pixel_blake3"]:
-            detail = "the picture decodes to other pixels"
-            yield Problem(problem="damaged", file=image, key=key, detail=detail)
-    if row["mask"] and not (path / row["mask"]).is_file():
-        yield Problem(problem="missing", file=row["mask"], key=key, detail="no such mask")
+    files = [(row["image"], row["png_blake3"], "picture")]
+    if row["mask"] is not None:
+        files.append((row["mask"], row["mask_blake3"], "mask"))
+    for file, expected, what in files:
+        problem = partial(Problem, file=file, key=row["key"])
+        try:
+            png = (path / file).read_bytes()
+        except OSError:
+            yield problem(problem="missing", detail=f"no such {what}")
+            continue
+        if blake3_hex(png) != expected:
+            yield problem(problem="damaged", detail=f"the {what} no longer has its hash")
+        elif deep and what == "picture" and pixel_hash(png).hex() != row["pixel_blake3"]:
+            yield problem(problem="damaged", detail="the picture decodes to other pixels")
 
 
 # ---- a shard set

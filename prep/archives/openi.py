@@ -18,11 +18,10 @@ from ...contract import InputError
 from ..download.openi_xml import Citation, Damaged, read_citations
 from ..download.tables import marks, read_csv
 from ..download.tree import Entry, Tree, inputs_digest, scan, without_ending
-from ..protocols.splits import split_by_group
+from ..protocols.protocol import load_protocol
 from ..record import Listing, Record, Rejection, Sections
 
 DATASET = "openi"
-SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}  # of the studies; none is published
 PROJECTIONS = {"FRONTAL": "FRONTAL", "LATERAL": "LATERAL"}
 BEST_FIRST = (".dcm", ".dcm.gz", ".png", ".jpg", ".jpeg")
 GOLD = "openi_gld_std14.csv"
@@ -64,9 +63,8 @@ def list_openi(source: Path, *, seed: int, skip: Sequence[Path] = ()) -> Listing
     found = _sources(tree)
     gold = tree.find(re.escape(GOLD))
     labels = _Labels.read(gold)
-    splits = split_by_group(
-        (study.uid for study in found.studies), shares=SHARES, purpose="openi split", seed=seed
-    )
+    uids = [study.uid for study in found.studies]
+    splits = load_protocol(DATASET, "clean").split(uids, subjects={}, official={}, seed=seed)
     records = list(_records(tree, pictures, found, splits, labels))
     known = any(record.view or record.view_source == "header" for record in records)
     facts: dict[str, Any] = {"form": found.form, "views_known": known}

@@ -15,33 +15,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...contract import InputError, UsageError
+from ...contract import InputError
 from ..download.tables import number, read_csv
 from ..download.tree import Entry, Tree, inputs_digest, scan, without_ending
-from ..protocols.splits import split_as_mgca, split_by_group
+from ..protocols.protocol import load_protocol
 from ..record import Box, Listing, Record, Rejection
 
 DATASET = "rsna"
 LABEL = "Pneumonia"  # Target: at least one box, drawn where a radiologist saw an opacity
-SHARES = {"train": 0.6, "validate": 0.2, "test": 0.2}
-PROTOCOLS = ("clean", "paper", "mgca")
 TEST_FOLDER = "stage_2_test_images"
 PACKED = r"\.csv(\.gz|\.zip)?"
 
 
 def list_rsna(
-    source: Path, *, protocol: str, mapping: Path | None, seed: int, skip: Sequence[Path] = ()
+    source: Path,
+    *,
+    protocol: str,
+    mapping: Path | None,
+    seed: int,
+    skip: Sequence[Path] = (),
+    split_lists: Path | None = None,
 ) -> Listing:
     """List RSNA stage 2 below `source`.
 
     `clean` splits by subject, 60/20/20 from `seed`, where a mapping tells the subjects, else by
-    picture. `paper` and `mgca` are the published split. Raises InputError for missing files and
-    UsageError for another protocol.
+    picture; the others as published, or as `split_lists` say. Raises InputError for missing files
+    and UsageError for another protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise UsageError(
-            f"--protocol {protocol!r} is not one of {', '.join(PROTOCOLS)} for {DATASET}"
-        )
+    rules = load_protocol(DATASET, protocol, lists=split_lists)
     tree = scan(source, skip)
     labels = tree.find("stage_2_train_labels" + PACKED)
     if labels is None:
@@ -52,17 +53,24 @@ def list_rsna(
         )
     boxes = _boxes(labels)
     subjects = read_mapping(mapping) if mapping else {}
-    splits = _splits(sorted(boxes), protocol, subjects, seed)
+    targets = {image_id: {LABEL: float(bool(found))} for image_id, found in boxes.items()}
+    splits = rules.split(sorted(boxes), subjects=subjects, official={}, seed=seed, labels=targets)
     records = list(_records(tree, boxes, subjects, splits))
     classes = tree.find("stage_2_detailed_class_info" + PACKED)
     tables = [path for path in (labels, classes, mapping) if path]
+    by_picture = () if subjects else ("no --mapping: splits are by picture, not by patient",)
+    absent = any(r.rejection and r.rejection.reason == "file_missing" for r in records)
+    facts = {
+        **_facts(boxes, subjects, classes),
+        "protocol": rules.facts(splits, complete=not absent),
+    }
     return Listing(
         dataset=DATASET,
         access="open",
         records=records,
         inputs=inputs_digest(tree.pictures(), tables),
-        facts=_facts(boxes, subjects, classes),
-        notes=() if subjects else ("no --mapping: splits are by picture, not by patient",),
+        facts=facts,
+        notes=(*rules.notes(splits), *by_picture),
     )
 
 
@@ -103,16 +111,6 @@ def _json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         ) from None
 
 
-def _splits(
-    ids: Sequence[str], protocol: str, subjects: Mapping[str, str], seed: int
-) -> dict[str, str]:
-    if protocol != "clean":
-        return split_as_mgca(ids)
-    groups = {image_id: subjects.get(image_id, image_id) for image_id in ids}
-    by_group = split_by_group(groups.values(), shares=SHARES, purpose="rsna split", seed=seed)
-    return {image_id: by_group[group] for image_id, group in groups.items()}
-
-
 def _facts(
     boxes: Mapping[str, tuple[Box, ...]], subjects: Mapping[str, str], classes: Path | None
 ) -> dict[str, Any]:
@@ -135,7 +133,7 @@ def _records(
     seen: set[str] = set()
     for entry in tree.pictures():
         image_id = without_ending(entry.name)
-        reason = _verdict(entry, image_id, image_id in boxes, image_id in seen)
+        reason = _verdict(entry, image_id, boxes, splits, seen)
         if reason:
             rejection = Rejection(reason=reason)
             yield Record(image_id=image_id, source=entry.path, root=tree.root, rejection=rejection)
@@ -153,18 +151,26 @@ def _records(
             label_source=DATASET,
             boxes=boxes[image_id],
         )
-    for image_id in boxes.keys() - seen:
+    for image_id in splits.keys() - seen:
         source = f"stage_2_train_images/{image_id}.dcm"
         reason = "link_outside" if tree.behind_link(source) else "file_missing"
         rejection = Rejection(reason=reason)
         yield Record(image_id=image_id, source=source, root=tree.root, rejection=rejection)
 
 
-def _verdict(entry: Entry, image_id: str, labelled: bool, seen: bool) -> str | None:
+def _verdict(
+    entry: Entry,
+    image_id: str,
+    boxes: Mapping[str, object],
+    splits: Mapping[str, str],
+    seen: set[str],
+) -> str | None:
     if f"/{TEST_FOLDER}/" in f"/{entry.path}":
         return "unlabelled"
-    if not labelled:
+    if image_id not in boxes:
         return "file_not_listed"
-    if seen:
+    if image_id not in splits:
+        return "not_in_protocol"
+    if image_id in seen:
         return "duplicate_name"
     return "link_outside" if entry.outside else None

@@ -27,6 +27,15 @@ class ReportPlace:
         """Return a report's bytes; Reject when it is gone, damaged or over 64 kB."""
         return _read_member(self.path, name) if self.zipped else _read_file(self.path / name)
 
+    def mark(self, name: str) -> int | None:
+        """Return what changes with a report: its size, in a zip its CRC-32; None without it."""
+        try:
+            if self.zipped:
+                return _archive(self.path).getinfo(name).CRC
+            return (self.path / name).stat().st_size
+        except (OSError, KeyError):
+            return None
+
 
 def _read_file(path: Path) -> bytes:
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,19 +18,46 @@ from ...contract import InputError
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a csv, csv.gz or csv.zip by column; cells that a row lacks are empty.
+    """Yield the rows of a csv or tsv, plain, .gz or .zip, by column; cells a row lacks are empty.
 
     Raises InputError naming the file when it is missing or damaged, and the column when one of
     `columns` is not there.
     """
+    with _lines(path) as lines:
+        yield from _rows(path, lines, columns)
+
+
+def read_header(path: Path) -> tuple[str, ...]:
+    """Return the column names of a csv or tsv; InputError as for `read_csv`."""
+    with _lines(path) as lines:
+        return tuple(name.strip() for name in next(lines, []))
+
+
+@contextlib.contextmanager
+def _lines(path: Path) -> Iterator[Iterator[list[str]]]:
     if not path.is_file():
         raise InputError("table not found", where=str(path))
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
     try:
         with _open(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
-            yield from _rows(path, csv.reader(text), columns)
+            yield csv.reader(text, delimiter=delimiter)
     except (OSError, EOFError, ValueError, zlib.error, csv.Error, zipfile.BadZipFile):
         raise InputError(
             "table is damaged or is not csv text", where=str(path), todo="download it again"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a list, plain or packed, without those that are blank.
+
+    Raises InputError naming the file when it is damaged or is not text.
+    """
+    try:
+        with _open(path) as raw, io.TextIOWrapper(raw, "utf-8-sig") as text:
+            return [line.strip() for line in text if line.strip()]
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile):
+        raise InputError(
+            "list is damaged or is not text", where=str(path), todo="download it again"
         ) from None
 
 
@@ -70,3 +99,16 @@ def number(text: str, *, path: Path, column: str) -> float:
 def marks(row: dict[str, str], names: Sequence[str], *, path: Path) -> dict[str, float]:
     """Return the label cells of a row as numbers; an empty cell is no label."""
     return {name: number(row[name], path=path, column=name) for name in names if row[name].strip()}
+
+
+def person(*, sex: str, age: str) -> dict[str, str]:
+    """Return what cells tell of a patient: `sex` F or M, `age` in whole years; neither is guessed.
+
+    Ages may be written 61, 61.0 or, as in DICOM headers, 061Y.
+    """
+    known = {}
+    if (letter := sex.strip().upper()) in ("F", "FEMALE", "M", "MALE"):
+        known["sex"] = letter[0]
+    if years := re.fullmatch(r"0*(\d{1,3})(\.\d*)?Y?", age.strip().upper()):
+        known["age"] = years[1]
+    return known

@@ -8,13 +8,12 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...contract import REASONS, SPLITS
 from ...schema import SCHEMA_VERSION
-from ..record import Listing
+from .plan import Plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 LIBRARIES = (
     "numpy",
     "opencv-python-headless",
+    "pillow",
     "pydicom",
     "pylibjpeg",
     "pylibjpeg-libjpeg",
@@ -31,43 +31,6 @@ LIBRARIES = (
     "spacy",
     "pyarrow",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that decides a set: what goes in, and the options; equal plans give equal bytes."""
-
-    listing: Listing
-    options: Mapping[str, Any]
-    seed: int | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan as the card holds it."""
-        listing = self.listing
-        return {
-            "dataset": listing.dataset,
-            "options": dict(self.options),
-            "seed": self.seed,
-            "inputs": dict(listing.inputs),
-        }
-
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Say, a line each, where the card or plan `other` differs from this plan."""
-        mine = self.as_json()
-        lines = [
-            f"{name} was {before}, now {now}"
-            for name in ("dataset", "seed")
-            if (before := other.get(name)) != (now := mine[name])
-        ]
-        theirs = other.get("options", {})
-        for name in sorted({*theirs, *mine["options"]}):
-            before, now = theirs.get(name), mine["options"].get(name)
-            if before != now:
-                lines.append(f"{name} was {before}, now {now}")
-        if (before := other.get("inputs", {})) != (now := mine["inputs"]):
-            counts = f"{before.get('files')} files before, {now['files']} now"
-            lines.append(f"the archive has changed: {counts}")
-        return lines
 
 
 def funnel(total: int, rejected: Mapping[str, int], prepared: int) -> list[dict[str, Any]]:
@@ -109,23 +72,31 @@ def make_card(
 
 
 def manifest_facts(manifest: pa.Table) -> dict[str, Any]:
-    """Return how many rows of a manifest have which split, view, labels and kind of text."""
+    """Return how many rows have which split, view, labels and kind of text, and what splits share.
+
+    Pictures are the same when their pixels are, after preparation.
+    """
     columns = ("split", "view", "view_source", "label_source", "section_source", "norm")
     counts = {}
     for name in columns:
         values = Counter(str(value) for value in manifest[name].to_pylist())
         counts[name] = dict(sorted(values.items()))
-    pairs = zip(manifest["subject_id"].to_pylist(), manifest["split"].to_pylist(), strict=True)
-    return {"counts": counts, "shared_subjects": _shared_subjects(set(pairs))}
+    counts["mask"] = {"marked": len(manifest) - manifest["mask"].null_count}
+    return {
+        "counts": counts,
+        "shared_subjects": _shared(manifest, "subject_id"),
+        "shared_pictures": _shared(manifest, "pixel_blake3"),
+    }
 
 
-def _shared_subjects(pairs: set[tuple[str | None, str]]) -> dict[str, int] | None:
-    """Return how many subjects two splits share, or None when no subject is known."""
-    subjects = {split: {s for s, of in pairs if of == split and s} for split in SPLITS}
-    if not any(subjects.values()):
+def _shared(manifest: pa.Table, column: str) -> dict[str, int] | None:
+    """Return how many values of a column two splits share, or None when it is empty."""
+    pairs = set(zip(manifest[column].to_pylist(), manifest["split"].to_pylist(), strict=True))
+    values = {split: {value for value, of in pairs if of == split and value} for split in SPLITS}
+    if not any(values.values()):
         return None
     return {
-        f"{one}-{other}": len(subjects[one] & subjects[other])
+        f"{one}-{other}": len(values[one] & values[other])
         for one, other in itertools.combinations(SPLITS, 2)
     }
 

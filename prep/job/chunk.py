@@ -7,24 +7,23 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...contract import Access, Reject
-from ...files import set_private, write_bytes
-from ...work import save_chunk
+from ...files import blake3_file, blake3_hex, canonical_json, set_private, write_bytes
+from ..download.checksums import verify
 from ..download.reports import ReportPlace, close_archives
-from ..download.tree import readable
 from ..pixels.decoder import Decoder
+from ..pixels.mask import Frame, mask_png
 from ..pixels.png import Picture, PixelOptions
 from ..policy import TextPolicy, ViewPolicy
-from ..record import Box, Record, Rejection
+from ..record import Box, Record, Rejection, Whole
+from .rows import Row, identity, reject_row, work_of
 
 if TYPE_CHECKING:
     from ..reports.sections import ReportParser, ReportText
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,50 +40,49 @@ class Assignment:
     views: ViewPolicy
     text: TextPolicy | None
     reports: ReportPlace | None
+    names: Literal["path", "hash"] = "path"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Records that are done together, and the file that holds their result when finished."""
+    """Records that are done together, and the file that holds their result when finished.
+
+    `expected` holds the SHA-256 of those of their files whose archive publishes it.
+    """
 
     records: tuple[Record, ...]
     assignment: Assignment
     result: Path
+    expected: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare_chunk(chunk: Chunk) -> dict[str, int]:
-    """Prepare a chunk's records: PNGs, then one file with manifest rows and rejects.
+    """Prepare a chunk's records: PNGs, then one file that says what is done, with rows and rejects.
 
-    Returns how many rows were prepared and rejected.
+    Returns how many rows were prepared (under ``prepared``) and rejected, by reason.
     """
-    set_private(chunk.assignment.access)
+    assignment = chunk.assignment
+    set_private(assignment.access)
+    done: list[Row] = []
     rows: list[Row] = []
     rejects: list[Row] = []
-    boxes: Counter[str] = Counter()
     for record in chunk.records:
+        work = work_of(record, assignment.reports, chunk.expected)
+        source, image_id = identity(record)
+        done.append({"source": source, "image_id": image_id, "image": None, "work": work})
         stage = _Stage()
         try:
-            row = _prepare(record, chunk.assignment, stage)
+            row = _prepare(record, chunk, stage)
         except Reject as reject:
             rejection = Rejection(reason=reject.reason, stage=stage.name, detail=reject.detail)
             rejects.append(reject_row(record, rejection))
-            continue
-        boxes += Counter(kept=len(row["boxes"]), dropped=len(record.boxes) - len(row["boxes"]))
-        rows.append(row)
-    save_chunk(chunk.result, {"rows": rows, "rejects": rejects, "boxes": boxes})
-    return {"prepared": len(rows), "rejected": len(rejects)}
-
-
-def reject_row(record: Record, rejection: Rejection) -> Row:
-    """Return the row of the rejects table for a record."""
-    return {
-        "source": readable(record.source),
-        "image_id": record.image_id,
-        "study_id": record.study_id,
-        "stage": rejection.stage,
-        "reason": rejection.reason,
-        "detail": rejection.detail,
-    }
+            done[-1]["reason"] = reject.reason
+        else:
+            rows.append({"source": source, "image_id": image_id, **row})
+            done[-1]["image"] = row["image"]
+    result = canonical_json({"rows": rows, "rejects": rejects})
+    write_bytes(chunk.result, canonical_json(done) + result)
+    return Counter(row.get("reason", "prepared") for row in done)
 
 
 @dataclass
@@ -94,38 +92,58 @@ class _Stage:
     name: str = "archive"
 
 
-def _prepare(record: Record, assignment: Assignment, stage: _Stage) -> Row:
-    """Return a record's manifest row, its PNG written; Reject otherwise. Text comes first."""
+def _prepare(record: Record, chunk: Chunk, stage: _Stage) -> Row:
+    """Return what was made of a record, its PNG written; Reject otherwise. Text comes first."""
+    assignment = chunk.assignment
+    verify(record.root / record.source, chunk.expected.get(record.source))
     stage.name = "reports"
+    place, report = assignment.reports, record.report
+    if place is not None and isinstance(report, str) and not place.zipped:
+        verify(place.path / report, chunk.expected.get(report))
     texts = report_columns(record, assignment)
     stage.name = "pixels"
-    picture = _decoder().convert(record.root / record.source, assignment.pixels)
-    view, view_source = record.view, record.view_source
-    if view_source == "header":
-        view, view_source = picture.view, "header" if picture.view else "none"
-        if not assignment.views.keeps(view):
+    picture = open_decoder().convert(record.root / record.source, assignment.pixels)
+    seen = {}
+    if record.view_source == "header":
+        seen = {"view": picture.view, "view_source": "header" if picture.view else "none"}
+        if not assignment.views.keeps(picture.view):
             raise Reject("view_not_selected")
-    write_bytes(assignment.out / record.image, picture.png)
+    mask = _mask_of(record, picture, assignment.pixels)
+    image = _image_of(record, assignment)
+    write_bytes(assignment.out / image, picture.png)
+    if mask is not None:
+        write_bytes(assignment.out / record.mask_image, mask)
     return {
-        "key": record.key,
-        "dataset": assignment.dataset,
-        "subject_id": record.subject_id,
-        "study_id": record.study_id,
-        "image_id": record.image_id,
-        "view": view,
-        "view_source": view_source,
-        "split": record.split,
-        "image": record.image,
-        "source": readable(record.source),
-        "labels": dict(record.labels),
-        "label_source": record.label_source,
+        **seen,
+        "image": image,
         "boxes": boxes_in(picture, record.boxes),
-        "mask": None,
-        "mask_blake3": None,
-        "metadata": dict(record.metadata),
+        "mask": None if mask is None else record.mask_image,
+        "mask_blake3": None if mask is None else blake3_hex(mask),
         **_picture_columns(picture),
         **texts,
     }
+
+
+def _image_of(record: Record, assignment: Assignment) -> str:
+    """Return the path of a record's PNG, which with `hash` tells nothing of its source's name."""
+    if assignment.names == "path":
+        return record.image
+    return f"{blake3_file(record.root / record.source)[:16]}.png"
+
+
+def _mask_of(record: Record, picture: Picture, options: PixelOptions) -> bytes | None:
+    """Return the PNG of a record's mask, fitted as its picture; Reject when it is unreadable."""
+    if record.mask is None:
+        return None
+    frame = Frame(
+        height=picture.source_height,
+        width=picture.source_width,
+        size=options.size,
+        fit=options.fit,
+    )
+    if isinstance(record.mask, Path):
+        return open_decoder().mask(record.mask, frame)
+    return mask_png(record.mask, frame)
 
 
 def _picture_columns(picture: Picture) -> Row:
@@ -179,8 +197,17 @@ def report_columns(record: Record, assignment: Assignment) -> Row:
         "sections": dict(text.sections),
         "sentences": {name: list(lines) for name, lines in text.sentences.items()},
         "section_source": text.section_source,
-        "report_labels": {},
+        "report_labels": labels_in(text, policy),
     }
+
+
+def labels_in(text: ReportText, policy: TextPolicy) -> dict[str, float]:
+    """Return the findings that rules read in a report, where they are asked for."""
+    if not policy.report_labels:
+        return {}
+    from ..reports.findings import report_labels
+
+    return report_labels(text.sentences)
 
 
 def _report_text(
@@ -195,6 +222,8 @@ def _report_text(
     if isinstance(report, str):
         assert place is not None
         return parser.parse(decode_report(place.read(report)), record.study_id)
+    if isinstance(report, Whole):
+        return parser.parse(report.text)
     return parser.from_sections(report.findings, report.impression, dict(report.others))
 
 
@@ -224,7 +253,7 @@ _OPEN = contextlib.ExitStack()  # what this process holds open between chunks
 
 
 @functools.lru_cache(maxsize=1)
-def _decoder() -> Decoder:
+def open_decoder() -> Decoder:
     """Return this process's decoding child, started at the first picture."""
     return _OPEN.enter_context(Decoder())
 
@@ -232,7 +261,7 @@ def _decoder() -> Decoder:
 def close_tools() -> None:
     """End the decoding child and close the zip files that this process holds open."""
     _OPEN.close()
-    _decoder.cache_clear()
+    open_decoder.cache_clear()
     close_archives()
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
 
-from ...contract import Exit, Folders, Stopped
-from ...files import safe_name
-from ...options import FaultBudget, reasons_text, say
+from ...contract import REASONS, Exit, Folders, Stopped
+from ...files import digest_of, safe_name
+from ...options import FaultBudget
+from ..archives.chexpert import list_chexpert
+from ..archives.covidx import list_covidx
 from ..archives.loose import list_images
 from ..archives.mimic import list_mimic
+from ..archives.nih import list_nih
+from ..archives.object_cxr import list_object_cxr
 from ..archives.openi import list_openi
 from ..archives.rsna import list_rsna
+from ..archives.siim import list_siim
+from ..archives.table import list_table
+from ..download.checksums import read_checksums
 from ..pixels.png import PixelOptions
 from ..policy import TextPolicy, ViewPolicy, one_of
+from ..protocols.lists import read_lists
 from ..record import Listing
-from .card import Plan
+from .audit import say_audit
 from .chunk import Assignment
-from .run import Effort, Job, Outcome, beside, closing_text, prepare
-
-Options = Mapping[str, Any]  # a command's options by their names in Python
-Policy = TypeVar("Policy", PixelOptions, TextPolicy)
+from .closing import Outcome, say_outcome, say_plan
+from .plan import Effort, Job, Options, Plan, Wish, beside, pick, with_checksums
+from .run import prepare
 
 
 def prepare_mimic(source: Path, options: Options) -> None:
@@ -53,8 +57,14 @@ def prepare_openi(source: Path, options: Options) -> None:
     carry_out(listing, wish, options, default_name=listing.dataset)
 
 
-LISTERS: Mapping[str, Callable[..., Listing]] = {"rsna": list_rsna}
-OWN_OPTIONS = ("mapping", "classes")  # those that only one archive takes
+LISTERS: Mapping[str, Callable[..., Listing]] = {
+    "rsna": list_rsna,
+    "covidx": list_covidx,
+    "nih": list_nih,
+    "siim": list_siim,
+    "object-cxr": list_object_cxr,
+}
+OWN_OPTIONS = ("mapping", "classes", "split_lists")  # those that not every archive takes
 
 
 def prepare_evaluation(dataset: str, source: Path, options: Options) -> None:
@@ -66,37 +76,63 @@ def prepare_evaluation(dataset: str, source: Path, options: Options) -> None:
         source, protocol=protocol, seed=options["seed"], skip=_ours(options), **own
     )
     told = {name: value is not None if name == "mapping" else value for name, value in own.items()}
+    if lists := own.get("split_lists"):
+        told["split_lists"] = digest_of(read_lists(lists))
     name = listing.dataset if protocol == "clean" else f"{listing.dataset}-{protocol}"
     wish = Wish(pixels=pixels, more={"protocol": protocol, **told})
     carry_out(listing, wish, options, default_name=name)
 
 
+def prepare_chexpert(source: Path, options: Options) -> None:
+    """Carry out `imitate prep chexpert`; text counts where reports are there."""
+    protocol = options["protocol"]
+    pixels, text = pick(PixelOptions, options), pick(TextPolicy, options)
+    ViewPolicy.parse(options["views"])
+    listing = list_chexpert(
+        source,
+        protocol=protocol,
+        reports=options["reports"],
+        seed=options["seed"],
+        skip=_ours(options),
+    )
+    name = listing.dataset if protocol == "clean" else f"{listing.dataset}-{protocol}"
+    wish = Wish(
+        pixels=pixels,
+        views=options["views"],
+        text=text if listing.facts["reports"] else None,
+        more={"protocol": protocol},
+    )
+    carry_out(listing, wish, options, default_name=name)
+
+
+def prepare_table(table: Path, options: Options) -> None:
+    """Carry out `imitate prep table`; without a column of views all are kept."""
+    pixels, text = pick(PixelOptions, options), pick(TextPolicy, options)
+    ViewPolicy.parse(options["views"] or "frontal")
+    maps = options["maps"] or []
+    listing = list_table(
+        table,
+        seed=options["seed"],
+        maps=maps,
+        labels=options["labels"],
+        images=options["images"],
+        dataset=options["dataset"],
+    )
+    wish = Wish(
+        pixels=pixels,
+        views=options["views"] or ("frontal" if listing.facts["views_known"] else "all"),
+        text=text if listing.facts["text"] else None,
+        more={"map": sorted(maps), "labels": options["labels"]},
+    )
+    carry_out(listing, wish, options, default_name=listing.dataset)
+
+
 def prepare_images(paths: list[Path], options: Options) -> None:
     """Carry out `imitate prep images`."""
-    one_of("--key", options["key"], ("path",))
+    one_of("--key", options["key"], ("path", "hash"))
     pixels = pick(PixelOptions, options)
     listing = list_images(paths, skip=[options["out"]])
     carry_out(listing, Wish(pixels=pixels, more={"key": options["key"]}), options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What the user asks of the result; all of it is in the card."""
-
-    pixels: PixelOptions
-    views: str = "all"
-    text: TextPolicy | None = None
-    more: Mapping[str, Any] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the resolved options by name."""
-        text = asdict(self.text) if self.text else {}
-        return {**asdict(self.pixels), "views": self.views, **text, **(self.more or {})}
-
-
-def pick(policy: type[Policy], options: Options) -> Policy:
-    """Return a policy made of those options that are its fields; UsageError for wrong values."""
-    return policy(**{f.name: options[f.name] for f in fields(policy) if f.name in options})
 
 
 def check(options: Options) -> FaultBudget:
@@ -119,12 +155,14 @@ def carry_out(
     Without a default name the result goes to `out` and is pictures alone.
     """
     budget = check(options)
+    checksums = options.get("checksums", False)
+    sums = read_checksums(_places(listing, options)) if checksums else None
+    listing = with_checksums(listing, sums) if sums else listing
     out = options["out"] if default_name is None else _set_folder(options, default_name)
     out = out if options["resume"] else beside(out)
     limit = options["limit"]
-    plan = Plan(
-        listing=listing, options={**wish.as_json(), "limit": limit}, seed=options.get("seed")
-    )
+    more = {"limit": limit, "checksums": checksums}
+    plan = Plan(listing=listing, options={**wish.as_json(), **more}, seed=options.get("seed"))
     assignment = Assignment(
         dataset=listing.dataset,
         access=listing.access,
@@ -133,15 +171,42 @@ def carry_out(
         views=ViewPolicy.parse(wish.views),
         text=wish.text,
         reports=listing.reports,
+        names=options.get("key", "path"),
     )
     is_set = default_name is not None
-    job = Job(plan=plan, assignment=assignment, limit=limit, with_manifest=is_set)
+    job = Job(
+        plan=plan,
+        assignment=assignment,
+        limit=limit,
+        with_manifest=is_set,
+        expected=sums.expected if sums else {},
+        retry=_retried(options["retry"]),
+    )
     if options["dry_run"]:
-        _say_plan(job, as_json=options["as_json"])
+        say_plan(job, as_json=options["as_json"])
+        return
+    if options["check"]:
+        say_audit(job, progress=_progress(options), as_json=options["as_json"])
         return
     outcome = _prepare(job, options)
-    _say_outcome(outcome, as_json=options["as_json"], is_set=is_set)
+    say_outcome(outcome, as_json=options["as_json"], is_set=is_set)
     budget.check(outcome.faults, outcome.present)
+
+
+def _places(listing: Listing, options: Options) -> list[Path]:
+    """Return the folders whose SHA256SUMS count: of the pictures, the reports and the tables."""
+    given = [options.get(name) for name in ("reports", "tables")]
+    roots = [record.root for record in listing.records]
+    return list(dict.fromkeys([*roots, *(path for path in given if path and path.is_dir())]))
+
+
+def _retried(codes: list[str] | None) -> frozenset[str]:
+    """Return the reasons whose rejects are done again; `faults` stands for all faults."""
+    faults = [code for code, reason in REASONS.items() if reason.kind == "fault"]
+    for code in codes or []:
+        one_of("--retry", code, ("faults", *REASONS))
+    named = {code for code in codes or [] if code != "faults"}
+    return frozenset(named | set(faults if "faults" in (codes or []) else []))
 
 
 def _set_folder(options: Options, default_name: str) -> Path:
@@ -149,11 +214,15 @@ def _set_folder(options: Options, default_name: str) -> Path:
     return folders.prepared(safe_name(options["name"] or default_name))
 
 
+def _progress(options: Options) -> str:
+    return "none" if options["quiet"] else str(options["progress"])
+
+
 def _prepare(job: Job, options: Options) -> Outcome:
     effort = Effort(
         workers=options["workers"],
         scheduler=options["scheduler"],
-        progress="none" if options["quiet"] else options["progress"],
+        progress=_progress(options),
     )
     try:
         return prepare(job, effort)
@@ -166,36 +235,3 @@ def _prepare(job: Job, options: Options) -> Outcome:
             "--no-resume goes on",
             terminated=stopped.code == Exit.TERMINATED,
         ) from None
-
-
-def _say_plan(job: Job, *, as_json: bool) -> None:
-    known, todo = job.records()
-    rejected = Counter(record.rejection.reason for record in known if record.rejection)
-    result = {
-        "dataset": job.plan.listing.dataset,
-        "in": len(known) + len(todo),
-        "to_do": len(todo),
-        "rejected": dict(sorted(rejected.items())),
-        "path": str(job.out),
-    }
-    sentence = (
-        f"would prepare up to {len(todo)} of {len(known) + len(todo)} rows in {job.out}; "
-        f"left out by the listing alone: {reasons_text(rejected)}"
-    )
-    say(result, sentence, as_json=as_json)
-
-
-def _say_outcome(outcome: Outcome, *, as_json: bool, is_set: bool) -> None:
-    card = outcome.card
-    result = {
-        "dataset": card["dataset"],
-        "in": card["rows"] + sum(card["rejected"].values()),
-        "out": card["rows"],
-        "rejected": card["rejected"],
-        "path": str(outcome.path),
-        "seconds": round(outcome.seconds, 1),
-    }
-    text = closing_text(outcome)
-    if is_set:
-        text += f"\nnext: imitate shard {card['name']}"
-    say(result, text, as_json=as_json)

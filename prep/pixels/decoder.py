@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from ...contract import ImitateError, Reject, UsageError
+from .glance import Glance, glance_at
+from .mask import Frame, file_mask_png
 from .png import Picture, PixelOptions
 
 HEAD = struct.Struct(">II")  # bytes of the JSON, bytes after it
@@ -67,10 +69,31 @@ class Decoder:
         Raises Reject, with decoder_timeout, decoder_crashed or decoder_memory when the child did
         not survive the file or its cap.
         """
-        child = self._ready_child()
-        request = {"path": str(path.absolute()), "options": dataclasses.asdict(options)}
+        facts, png = self._ask(path, {"options": dataclasses.asdict(options)})
+        return Picture(png=png, **facts)
+
+    def mask(self, path: Path, frame: Frame) -> bytes:
+        """Return the mask that a picture file shows, as `mask.file_mask_png` does.
+
+        Raises Reject mask_unreadable, its detail the reason.
+        """
         try:
-            _send(_writer(child), request)
+            _, png = self._ask(path, {"frame": dataclasses.asdict(frame)})
+        except Reject as reject:
+            known = reject.reason == "mask_unreadable"
+            raise Reject("mask_unreadable", reject.detail if known else reject.reason) from None
+        return png
+
+    def glance(self, path: Path, *, side: int) -> Glance:
+        """Return a file as it is stored, small, as `glance.glance_at` does; or raise Reject."""
+        facts, jpeg = self._ask(path, {"side": side})
+        return Glance(jpeg=jpeg, **facts)
+
+    def _ask(self, path: Path, wish: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Return the facts and the bytes that the child makes of a file; Reject when it refuses."""
+        child = self._ready_child()
+        try:
+            _send(_writer(child), {"path": str(path.absolute()), **wish})
             answer, png = _receive(_reader(child), time.monotonic() + self.timeout)
         except TimeoutError:
             self.close()
@@ -81,8 +104,8 @@ class Decoder:
         except BaseException:
             self.close()  # an answer left in the pipe must not be taken for the next file's
             raise
-        if "picture" in answer:
-            return Picture(png=png, **answer["picture"])
+        if "facts" in answer:
+            return answer["facts"], png
         if answer["reason"] == "decoder_memory":
             self.close()
         raise Reject(answer["reason"], answer["detail"])
@@ -161,7 +184,7 @@ def serve(memory: int, alarm: int) -> None:
     os.dup2(2, 1)  # what libraries print must not mix with answers
     import cv2
 
-    from .picture import convert
+    from . import picture  # noqa: F401  (now, so that no file's time limit pays for it)
 
     cv2.setNumThreads(1)
     _send(answers, {})
@@ -170,13 +193,26 @@ def serve(memory: int, alarm: int) -> None:
             request, _ = _receive(0)
             signal.alarm(alarm)  # ends a hanging child even when its parent is gone
             try:
-                picture = convert(Path(request["path"]), PixelOptions(**request["options"]))
+                facts, png = _answer(request)
             except Reject as reject:
                 _send(answers, {"reason": reject.reason, "detail": reject.detail})
             else:
-                facts = {k: v for k, v in vars(picture).items() if k != "png"}
-                _send(answers, {"picture": facts}, picture.png)
+                _send(answers, {"facts": facts}, png)
             signal.alarm(0)
+
+
+def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return a file's picture, with a frame its mask, with a side a glance at it; or Reject."""
+    from .picture import convert
+
+    path = Path(request["path"])
+    if "frame" in request:
+        return {}, file_mask_png(path, Frame(**request["frame"]))
+    if "side" in request:
+        glance = glance_at(path, request["side"])
+        return {"inverted": glance.inverted}, glance.jpeg
+    picture = convert(path, PixelOptions(**request["options"]))
+    return {k: v for k, v in vars(picture).items() if k != "png"}, picture.png
 
 
 if __name__ == "__main__":

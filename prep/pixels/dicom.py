@@ -5,16 +5,18 @@ Nothing of the header leaves this module but grey-level facts and a view of a fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from pydicom.tag import Tag
 
 from ...contract import Reject
+from .codecs.header import PixelHeader
 from .elements import RAW, inflate, is_dicom, quietly, read_header, transfer_syntax
 from .grey import Film
 from .lut import modality_values, voi_levels
-from .stored import PixelHeader, stored_codes, to_gray
+from .stored import stored_codes, to_gray
 
 SIDES = (16, 16384)  # rows and columns of a picture
 IMPLICIT, BIG, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
@@ -39,6 +41,7 @@ WANTED = tuple(
     Tag(keyword)
     for keyword in (
         *("SOPClassUID", "Modality", "PresentationIntentType", "BurnedInAnnotation"),
+        "PatientIdentityRemoved",
         *("ViewPosition", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel"),
         *("PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored"),
         *("HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
@@ -56,12 +59,19 @@ WANTED = tuple(
 
 
 def read_dicom(
-    data: memoryview, *, any_modality: bool = False, allow_burned_in: bool = False
+    data: memoryview,
+    *,
+    any_modality: bool = False,
+    allow_burned_in: bool = False,
+    deidentified: bool = True,
+    halvings: Callable[[int, int], int] | None = None,
 ) -> Film:
     """Return the film of a DICOM file's bytes before normalization: codes and grey-level facts.
 
-    Raises Reject with the reason for every file that is not one plain radiograph. The array may
-    be a view of `data`.
+    Raises Reject with the reason for every file that is not one plain radiograph, and, unless the
+    files are known to be `deidentified`, for one not marked so. `halvings` tells how often a
+    compressed picture of that many rows and columns may be halved while it is decoded; padding,
+    which must not bleed, and colour are always decoded whole. The array may be a view of `data`.
     """
     if not is_dicom(data):
         raise Reject("not_dicom")
@@ -77,14 +87,20 @@ def read_dicom(
         )
         if pixels is None:
             raise Reject("no_pixels")
+        if not deidentified and _text(dataset, "PatientIdentityRemoved") != "YES":
+            raise Reject("identity_kept")
         _check_kind(dataset, any_modality=any_modality, allow_burned_in=allow_burned_in)
         header = _pixel_header(dataset, syntax)
+        padding = None if header.is_color else _padding(dataset, header, little=little)
+        times = 0
+        if halvings is not None and padding is None and not header.is_color:
+            times = halvings(header.rows, header.columns)
     with quietly("decode_failed"):
-        codes_HW = stored_codes(data, pixels, header)
+        codes_HW = stored_codes(data, pixels, header, halvings=times)
         if header.is_color:
             return to_gray(codes_HW, header, dataset, view=_view(dataset))
     with quietly("header_unreadable"):
-        return _film(dataset, codes_HW, header, little=little)
+        return _film(dataset, codes_HW, header, padding, little=little)
 
 
 def _check_kind(dataset: Any, *, any_modality: bool, allow_burned_in: bool) -> None:
@@ -134,7 +150,14 @@ def _pixel_header(dataset: Any, syntax: str) -> PixelHeader:
     return header
 
 
-def _film(dataset: Any, codes_HW: np.ndarray, header: PixelHeader, *, little: bool) -> Film:
+def _film(
+    dataset: Any,
+    codes_HW: np.ndarray,
+    header: PixelHeader,
+    padding: tuple[int, int] | None,
+    *,
+    little: bool,
+) -> Film:
     """Return the film of stored codes with the grey-level facts of its header."""
     stored_K = np.arange(1 << header.stored, dtype=np.float64) + header.lowest
     values_K = modality_values(dataset, stored_K, little=little)
@@ -147,8 +170,9 @@ def _film(dataset: Any, codes_HW: np.ndarray, header: PixelHeader, *, little: bo
         shown=voi_levels(dataset, values_K, little=little),
         monochrome1=monochrome1,
         inverted=monochrome1 or _text(dataset, "PresentationLUTShape") == "INVERSE",
-        padding=_padding(dataset, header, little=little),
+        padding=padding,
         view=_view(dataset),
+        source=(header.rows, header.columns),
     )
 
 

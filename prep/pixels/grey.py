@@ -37,6 +37,7 @@ class Film:
     padding: tuple[int, int] | None = None  # first and last code that is padding
     view: str | None = None
     orientation: int = 1
+    source: tuple[int, int] | None = None  # rows and columns, where `codes` may have fewer
 
     @property
     def stored(self) -> np.ndarray:
@@ -45,11 +46,22 @@ class Film:
 
 
 def plain_film(
-    gray_HW: np.ndarray, *, bits: int, orientation: int = 1, view: str | None = None
+    gray_HW: np.ndarray,
+    *,
+    bits: int,
+    orientation: int = 1,
+    view: str | None = None,
+    source: tuple[int, int] | None = None,
 ) -> Film:
     """Return a film of a picture without grey-level facts: what you see is what is stored."""
-    values_K = np.arange(1 << bits, dtype=np.float64)
-    return Film(codes=gray_HW, bits=bits, values=values_K, orientation=orientation, view=view)
+    return Film(
+        codes=gray_HW,
+        bits=bits,
+        values=np.arange(1 << bits, dtype=np.float64),
+        orientation=orientation,
+        view=view,
+        source=source,
+    )
 
 
 def develop(film: Film, *, norm: str, bits: int, resample: Resample) -> np.ndarray:

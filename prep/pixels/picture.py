@@ -5,17 +5,19 @@ from __future__ import annotations
 import mmap
 import stat
 import struct
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ...contract import Reject
+from .codecs.reduced import reduced_jpeg
+from .codecs.stream import has_end, jpeg_facts
 from .dicom import SIDES, read_dicom
 from .elements import GZIP, inflate, is_dicom
 from .grey import Film, plain_film
-from .png import Picture, PixelOptions, render
-from .stream import has_end, jpeg_facts
+from .png import Picture, PixelOptions, halvings, render
 
 __all__ = ["Picture", "PixelOptions", "convert", "read_film"]
 
@@ -52,13 +54,17 @@ def read_film(path: Path, options: PixelOptions) -> tuple[Film, bool]:
         data = inflate(data, window=GZIP, what="the gzip stream")
     if is_dicom(data):
         film = read_dicom(
-            data, any_modality=options.any_modality, allow_burned_in=options.allow_burned_in
+            data,
+            any_modality=options.any_modality,
+            allow_burned_in=options.allow_burned_in,
+            deidentified=options.deidentified,
+            halvings=partial(halvings, options=options),
         )
         return film, False
     if bytes(data[:8]) == PNG_MARK:
         return _raster(data, _png_orientation(data)), True
     if bytes(data[:3]) == JPEG_MARK:
-        return _raster(data, _jpeg_orientation(data)), True
+        return _jpeg(data, options), True
     raise _unknown(path, data)
 
 
@@ -132,8 +138,8 @@ def _png_orientation(data: memoryview) -> int:
     return orientation
 
 
-def _jpeg_orientation(data: memoryview) -> int:
-    """Check a JPEG's size and end, return the orientation of its first EXIF segment."""
+def _jpeg(data: memoryview, options: PixelOptions) -> Film:
+    """Return the film of a JPEG, its size and end checked before it is decoded."""
     stream = bytes(data)
     facts = jpeg_facts(stream)
     if facts is None:
@@ -141,6 +147,21 @@ def _jpeg_orientation(data: memoryview) -> int:
     _check_sides(facts.columns, facts.rows)
     if not has_end(stream):
         raise Reject("truncated", "the JPEG has no end marker")
+    orientation = _jpeg_orientation(stream)
+    sides = (facts.rows, facts.columns) if orientation < 5 else (facts.columns, facts.rows)
+    times = halvings(*sides, options=options)
+    if times == 0:
+        return _raster(data, orientation)
+    try:
+        gray_HW = upright(reduced_jpeg(stream, halvings=times), orientation)
+    except ValueError:
+        raise Reject("decode_failed") from None
+    gray_HW = np.ascontiguousarray(gray_HW)
+    return plain_film(gray_HW, bits=8, orientation=orientation, source=sides)
+
+
+def _jpeg_orientation(stream: bytes) -> int:
+    """Return the orientation of a JPEG's first EXIF segment."""
     position = 2
     while position + 10 <= len(stream) and stream[position] == 0xFF:
         marker, length = struct.unpack_from(">BH", stream, position + 1)

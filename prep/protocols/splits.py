@@ -1,17 +1,15 @@
-"""Splits that an archive does not publish: drawn from a seed, or as published code draws them."""
+"""Draws of splits: by group from a seed, and as scikit-learn draws them in published code."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import blake3
 import numpy as np
 
-from ...contract import SPLITS
 from ...files import canonical_json
-
-RSNA_COMPLETE = 26_684  # pictures with labels in stage 2 of the challenge
-RSNA_HELD_OUT = 10_674  # of them validation and test in the published split
 
 
 def permuted(items: Iterable[str], *, purpose: str, seed: int) -> list[str]:
@@ -44,21 +42,22 @@ def split_by_group(
     return splits
 
 
-def split_as_mgca(ids: Sequence[str]) -> dict[str, str]:
-    """Return the split of RSNA that MGCA draws (HKU-MedAI/MGCA, preprocess/rsna.py, detection).
+def held_out(
+    count: int, *, size: int | float, seed: int, strata: Sequence[str] | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the positions kept and held out by scikit-learn's `train_test_split`, as drawn.
 
-    Sorted unique ids; 10,674 held out with scikit-learn's `train_test_split` and seed 0, then
-    halved: the first half is test, the second validation. Of an incomplete archive the same share
-    is held out.
+    `size` is its `test_size`: a number, or a share rounded up; at least one position goes to each
+    part. `strata` are classes whose shares are kept, where there are enough of each.
     """
     from sklearn.model_selection import train_test_split
 
-    known = np.array(sorted(set(ids)))
-    complete = len(known) == RSNA_COMPLETE
-    size = RSNA_HELD_OUT if complete else RSNA_HELD_OUT / RSNA_COMPLETE
-    train, held_out = train_test_split(known, test_size=size, random_state=0)
-    test, validate = train_test_split(held_out, test_size=0.5, random_state=0)
-    splits: dict[str, str] = {}
-    for name, part in zip(SPLITS, (train, validate, test), strict=True):
-        splits.update(dict.fromkeys(part.tolist(), name))
-    return splits
+    if count < 2:
+        return list(range(count)), []
+    held = min(max(size if isinstance(size, int) else math.ceil(size * count), 1), count - 1)
+    if strata is not None:
+        found = Counter(strata)
+        if min(found.values()) < 2 or min(held, count - held) < len(found):
+            strata = None
+    parts = train_test_split(range(count), test_size=held, random_state=seed, stratify=strata)
+    return parts[0], parts[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,13 +20,17 @@ NEAR = 5  # keys named when there is no such one
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A sample: its shard set, where its span lies there, and its JSON, compared with its hash."""
+    """A sample: its shard set, where its span lies there, and its JSON, compared with its hash.
+
+    `mask` is the bytes of its mask's PNG, None without one.
+    """
 
     set: str
     shard: Path
     ordinal: int
     offset: int
     size: int
+    mask: int | None
     sample: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -39,13 +43,19 @@ class Shown:
 
 
 def find_samples(
-    root: Path, wanted: str, *, name: str | None = None, picture: Path | None = None
+    root: Path,
+    wanted: str,
+    *,
+    name: str | None = None,
+    picture: Path | None = None,
+    mask: Path | None = None,
 ) -> list[Shown]:
     """Return every sample with this key, or else of this study, from one set or from all.
 
-    With `picture`, the picture of the only sample found is written there as its shard holds it,
-    after its hash was compared. Raises InputError when nothing is found or what was found is
-    damaged, UsageError when a picture is asked for and several samples are found.
+    With `picture` or `mask`, that of the only sample found is written there as its shard holds
+    it, after its hash was compared. Raises InputError when nothing is found, when what was found
+    is damaged or has no mask to be written, UsageError when one is to be written and several
+    samples are found.
     """
     folders = Folders(root)
     names = folders.names("shards") if name is None else [safe_name(name)]
@@ -58,16 +68,18 @@ def find_samples(
     total = sum(len(ordinals) for _, ordinals in found)
     if not total:
         raise _unknown(sets, wanted)
-    if picture is not None and total > 1:
+    wishes: dict[Literal["png", "mask"], Path] = {} if picture is None else {"png": picture}
+    wishes |= {} if mask is None else {"mask": mask}
+    if wishes and total > 1:
         raise UsageError(
-            f"{total} samples found, but --picture writes one",
+            f"{total} samples found, but --picture and --mask write one",
             todo="give the key of one sample, and its --set",
         )
     return [
         sample
         for shards, ordinals in found
         if len(ordinals)
-        for sample in _read(shards, ordinals, picture)
+        for sample in _read(shards, ordinals, wishes)
     ]
 
 
@@ -91,11 +103,17 @@ def _unknown(sets: list[ShardSet], wanted: str) -> InputError:
     )
 
 
-def _read(shards: ShardSet, ordinals: Ordinals, picture: Path | None) -> Iterator[Shown]:
+def _read(
+    shards: ShardSet, ordinals: Ordinals, wishes: Mapping[Literal["png", "mask"], Path]
+) -> Iterator[Shown]:
     reader = ShardReader(shards)
-    if picture is not None:
+    masks = np.asarray(shards.column("mask_len"))
+    for kind, path in wishes.items():
+        data = next(reader.members(ordinals, kind))
+        if not data:
+            raise InputError("this sample has no mask", where=f"set {shards.name}")
         set_private(shards.access)
-        write_bytes(picture, next(reader.members(ordinals, "png")))
+        write_bytes(path, data)
     for ordinal, sample in zip(ordinals.tolist(), reader.texts(ordinals), strict=True):
         yield Shown(
             set=shards.name,
@@ -103,6 +121,7 @@ def _read(shards: ShardSet, ordinals: Ordinals, picture: Path | None) -> Iterato
             ordinal=ordinal,
             offset=int(shards.column("offset")[ordinal]),
             size=int(shards.column("size")[ordinal]),
+            mask=None if masks[ordinal] < 0 else int(masks[ordinal]),
             sample=sample,
         )
 
@@ -126,6 +145,7 @@ def _lines(shown: Shown) -> Iterator[str]:
     )
     labels = ", ".join(f"{name} {value:g}" for name, value in sorted(sample["labels"].items()))
     yield f"  labels     {labels or '-'} (from {_or_dash(sample['label_source'])})"
+    yield f"  mask       {f'{shown.mask} bytes' if shown.mask else '-'}"
     for box in sample["boxes"]:
         places = ", ".join(f"{side} {box[side]:g}" for side in ("x", "y", "w", "h"))
         yield f"  box        {box['label']}: {places}"

@@ -29,6 +29,24 @@ class PictureSource(Protocol):
         """Take note that these pictures will soon be asked for; changes nothing but the time."""
 
 
+class OncePictures:
+    """Another source's pictures, each read once where a batch asks for it several times in a row."""
+
+    def __init__(self, source: PictureSource) -> None:
+        self.source = source
+        self.empty, self.advise = source.empty, source.advise
+
+    def fill(self, pictures: Pictures, ordinals: Ordinals) -> None:
+        """Put the pictures into an array made by `empty`."""
+        new = np.diff(ordinals, prepend=-1) != 0
+        if new.all():
+            self.source.fill(pictures, ordinals)
+            return
+        part = self.source.empty(ordinals[new])
+        self.source.fill(part, ordinals[new])
+        pictures[:] = part[np.cumsum(new) - 1]
+
+
 def advised(source: PictureSource, batches: Iterable[Ordinals]) -> Iterator[Ordinals]:
     """Yield the batches, each after the source was told of the AHEAD samples that follow it."""
     waiting: deque[Ordinals] = deque()

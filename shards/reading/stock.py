@@ -21,13 +21,13 @@ import numpy as np
 
 from ...contract import InputError
 from ..manifest import TODO, ShardSet
-from ..order import EpochPlan
+from ..order import Plan
 from ..reader import Batch
 
 BUFFER = 5_000  # samples that are shuffled at a time, as others set it
 
 
-def stock_batches(shards: ShardSet, plan: EpochPlan, steps: range) -> Iterator[Batch]:
+def stock_batches(shards: ShardSet, plan: Plan, steps: range) -> Iterator[Batch]:
     """Yield the batches of some steps, as many an epoch as the plan has, of the plan's rows.
 
     To begin within an epoch, the samples before are read and dropped, which is as exact as this

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imitate.eval.linear import probe
+from imitate.eval.heads.probe import probe
 from imitate.eval.metrics import Floats, Part, Scored, auroc, ones
 from imitate.train.network.backbone import BackboneConfig
 from imitate.train.network.model import ImageConfig, ModelConfig, VisionLanguageModel, build_model

@@ -1,4 +1,4 @@
-"""Our reader beside other people's, as ratios of CPU time a sample within one run; no goals.
+"""Our reader and writer beside other people's, as ratios of CPU time a sample within one run.
 
 A peer with dependencies of its own lives in its own environment: IMITATE_PEERS names a folder with
 one virtual environment a peer, such as IMITATE_PEERS/hf with `datasets` and
@@ -6,7 +6,8 @@ opencv-python-headless. `peer_<name>.py` runs there and reads a batch whenever i
 that the rounds are interleaved. A peer without an environment is left out of the table.
 
 All deliver a batch of gray pictures and their texts from one process; ours compares the hash of
-every member, no other one does.
+every member, no other one does. All write the same PNG and JSON files; ours hashes them, reads the
+tar back and sums it up in SHA256SUMS, no other one does.
 """
 
 import contextlib
@@ -17,12 +18,26 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from bench_shards import FILMS, PART, SIZE, Row, decode, encoded, film, prepare
+from bench_shards import (
+    FILMS,
+    PART,
+    SIZE,
+    Row,
+    at_least,
+    decode,
+    encoded,
+    film,
+    medians,
+    prepare,
+    writing_work,
+)
+from peer_writing import cost_of_writing, loose_samples
 from PIL import Image
 
 from imitate.shards.manifest import ShardSet
@@ -41,12 +56,14 @@ Work = dict[str, Callable[[int], float]]  # does the batch of a round, returns i
 
 
 @contextlib.contextmanager
-def peer(python: Path, name: str, tars: list[str]) -> Iterator[Callable[[int], float]]:
-    """Start the peer in its environment; yield what has it read one batch."""
+def peer(
+    python: Path, name: str, loose: Path, tars: list[str]
+) -> Iterator[tuple[Callable[[int], float], float]]:
+    """Start the peer in its environment; yield what has it read a batch, and its cost to write."""
     script = Path(__file__).with_name(f"peer_{name}.py")
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [str(python), str(script), str(PART), *tars],
+        [str(python), str(script), str(PART), str(loose), *tars],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -61,9 +78,10 @@ def peer(python: Path, name: str, tars: list[str]) -> Iterator[Callable[[int], f
             words.flush()
             return float(answers.readline())
 
-        if answers.readline() != "ready\n":
+        word, _, written = answers.readline().partition(" ")
+        if word != "ready":
             raise RuntimeError(f"the peer {name} does not start in {python}")
-        yield batch
+        yield batch, float(written)
         words.close()
 
 
@@ -122,10 +140,12 @@ def bench() -> list[Row]:
         tars = [str(path) for path in sorted((shards.folder / "shards").iterdir())]
         (root / "loose").mkdir()
         work = own_work(shards, films, root / "loose")
+        written = writing_costs(root, films, root / "loose")
         for short, title in PEERS.items():
             python = environments / short / "bin" / "python"
             if python.is_file():
-                work[title] = stack.enter_context(peer(python, short, tars))
+                started = peer(python, short, root / "loose", tars)
+                work[title], written[title] = stack.enter_context(started)
             else:
                 sys.stderr.write(f"not measured: {title} (no environment {python})\n")
         taken: dict[str, list[float]] = {title: [] for title in work}
@@ -133,12 +153,39 @@ def bench() -> list[Row]:
             for title, batch in work.items():
                 taken[title].append(batch(turn))
     cpu = {title: statistics.median(times[1:]) for title, times in taken.items()}
-    return [
-        {"goal": f"{title} / ours", "target": "shown", "measured": cpu[title] / cpu["ours"]}
-        | {"ok": None}
-        for title in work
-        if title != "ours"
+    litdata = PEERS["litdata"]
+    rows = [shown(f"{title} / ours", cpu[title] / cpu["ours"]) for title in work if title != "ours"]
+    rows += [
+        shown(f"writing: {title} / ours", cost / written["ours"])
+        for title, cost in written.items()
+        if title != "ours" and cost == cost  # not NaN
     ]
+    if litdata in cpu:
+        rows.append(at_least("reading, against litdata", 0.97, cpu[litdata] / cpu["ours"]))
+    return rows
+
+
+def shown(goal: str, measured: float) -> Row:
+    """Return a row that has no goal of its own."""
+    return {"goal": goal, "target": "shown", "measured": measured, "ok": None}
+
+
+def writing_costs(root: Path, films: list[np.ndarray], loose: Path) -> dict[str, float]:
+    """Return CPU seconds a sample: our shards with their checks, and webdataset's TarWriter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from webdataset import TarWriter
+
+    def write(folders: list[str], out: str) -> None:
+        for turn, folder in enumerate(folders):
+            with Path(out, f"{turn}.tar").open("wb") as handle, TarWriter(handle) as writer:
+                for number, sample in enumerate(loose_samples(folder)):
+                    writer.write({"__key__": f"film-{number:05d}", **sample})
+
+    work = writing_work(root)
+    times = medians(work, time.process_time, 7)
+    ours = (times["shard"] - times["read"]) / len(films)
+    return {"ours": ours, "webdataset TarWriter": cost_of_writing(write, str(loose))}
 
 
 if __name__ == "__main__":

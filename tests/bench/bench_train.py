@@ -29,6 +29,7 @@ from imitate.schema import MANIFEST
 from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import ONE_IN_100_000, iterate
 from imitate.shards.write import write_shards
+from imitate.train.bound import Bound, TrainOptions, bind
 from imitate.train.feed import feed
 from imitate.train.network.backbone import pooled
 from imitate.train.network.model import VisionLanguageModel, normalise
@@ -38,7 +39,6 @@ from imitate.train.objective.task import PretrainBatch
 from imitate.train.optim import build_optimizer, precision_on
 from imitate.train.parts import Parts, build_parts
 from imitate.train.recipes.recipe import Recipe, load_recipe
-from imitate.train.run import Bound, TrainOptions, bind
 
 Row = dict[str, Any]
 ROUNDS = 3
@@ -109,6 +109,7 @@ def write_films(root: Path, scale: Scale) -> None:
         row |= {"png_blake3": blake3_hex(png), "pixel_blake3": blake3_hex(pixels.tobytes())}
         row |= {"findings": f"Synthetic film {number}.", "impression": f"Number {number % 9}."}
         row |= {"sections": {}, "sentences": {}, "labels": {}, "boxes": []}
+        row |= {"report_labels": {}, "metadata": {}, "mask_blake3": None}
         rows.append(row)
     write_table(folder / "manifest.parquet", MANIFEST, rows)
     write_json(folder / "card.json", {"schema_version": 1, "dataset": "films", "access": "open"})

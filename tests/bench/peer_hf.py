@@ -1,7 +1,8 @@
 """HF `datasets` as a peer of bench_peers.py, run by the Python of an environment that has it.
 
-Usage: peer_hf.py SAMPLES TAR…. For each line on stdin it streams a batch of SAMPLES, decodes the
-pictures with cv2, and says how many seconds of CPU time that took.
+Usage: peer_hf.py SAMPLES LOOSE TAR…. It reads our shards and writes nothing. For each line on
+stdin it streams a batch of SAMPLES, decodes the pictures with cv2, and says how many seconds of
+CPU time that took.
 """
 
 import sys
@@ -23,9 +24,9 @@ def stream(tars: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    count, samples = int(sys.argv[1]), stream(sys.argv[2:])
+    count, samples = int(sys.argv[1]), stream(sys.argv[3:])
     next(samples)
-    sys.stdout.write("ready\n")
+    sys.stdout.write("ready nan\n")
     sys.stdout.flush()
     for _ in sys.stdin:
         start = time.process_time()

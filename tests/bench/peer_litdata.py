@@ -1,15 +1,14 @@
 """litdata as a peer of bench_peers.py, run by the Python of an environment that has it.
 
-Usage: peer_litdata.py SAMPLES TAR…. It first writes the samples in its own format. For each line on
-stdin it reads a batch of SAMPLES, decodes the pictures with cv2, and says how many seconds of CPU
-time that took.
+Usage: peer_litdata.py SAMPLES LOOSE TAR…. It first writes the loose samples in its own format, and
+says what that took. For each line on stdin it reads a batch of SAMPLES, decodes the pictures with
+cv2, and says how many seconds of CPU time that took.
 """
 
 import contextlib
 import io
 import json
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,17 +18,13 @@ from typing import Any
 import cv2
 import numpy as np
 from litdata import StreamingDataset, optimize
+from peer_writing import cost_of_writing, loose_samples
 
 
-def samples_of(tar: str) -> Iterator[dict[str, bytes]]:
-    """Yield the PNG and JSON of each sample of a shard."""
-    with tarfile.open(tar) as archive:
-        members = {m.name: archive.extractfile(m) for m in archive}
-        for name, member in members.items():
-            if name.endswith(".json"):
-                png = members[name.removesuffix("json") + "png"]
-                assert member is not None and png is not None
-                yield {"json": member.read(), "png": png.read()}
+def write(folders: list[str], out: str) -> None:
+    """Write every sample of the folders in chunks of 64 MB."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        optimize(loose_samples, folders, out, chunk_bytes="64MB", num_workers=1)
 
 
 def stream(folder: str) -> Iterator[Any]:
@@ -39,13 +34,13 @@ def stream(folder: str) -> Iterator[Any]:
 
 
 def main() -> None:
-    count, tars = int(sys.argv[1]), sys.argv[2:]
+    count, loose = int(sys.argv[1]), sys.argv[2]
+    written = cost_of_writing(write, loose)
     with tempfile.TemporaryDirectory() as folder:
-        with contextlib.redirect_stdout(io.StringIO()):
-            optimize(samples_of, tars, folder, chunk_bytes="64MB", num_workers=1)
+        write([loose], folder)
         samples = stream(folder)
         next(samples)
-        sys.stdout.write("ready\n")
+        sys.stdout.write(f"ready {written}\n")
         sys.stdout.flush()
         for _ in sys.stdin:
             start = time.process_time()

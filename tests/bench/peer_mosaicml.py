@@ -1,13 +1,12 @@
 """MosaicML Streaming as a peer of bench_peers.py, run by the Python of an environment that has it.
 
-Usage: peer_mosaicml.py SAMPLES TAR…. It first writes the samples in its own format. For each line
-on stdin it reads a batch of SAMPLES, decodes the pictures with cv2, and says how many seconds of
-CPU time that took.
+Usage: peer_mosaicml.py SAMPLES LOOSE TAR…. It first writes the loose samples in its own format, and
+says what that took. For each line on stdin it reads a batch of SAMPLES, decodes the pictures with
+cv2, and says how many seconds of CPU time that took.
 """
 
 import json
 import sys
-import tarfile
 import tempfile
 import time
 import types
@@ -18,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from peer_writing import cost_of_writing, loose_samples
 
 try:
     import torchvision.datasets  # noqa: F401
@@ -37,18 +37,13 @@ except (ImportError, RuntimeError):
 from streaming import MDSWriter, StreamingDataset
 
 
-def write(tars: list[str], folder: str) -> None:
-    """Write the PNG and JSON of every sample in MDS shards of 64 MiB."""
+def write(folders: list[str], out: str) -> None:
+    """Write every sample of the folders in MDS shards of 64 MiB."""
     columns = {"json": "bytes", "png": "bytes"}
-    with MDSWriter(out=folder, columns=columns, size_limit=64 << 20) as writer:
-        for tar in tars:
-            with tarfile.open(tar) as archive:
-                members = {m.name: archive.extractfile(m) for m in archive}
-                for name, member in members.items():
-                    if name.endswith(".json"):
-                        png = members[name.removesuffix("json") + "png"]
-                        assert member is not None and png is not None
-                        writer.write({"json": member.read(), "png": png.read()})
+    with MDSWriter(out=out, columns=columns, size_limit=64 << 20) as writer:
+        for folder in folders:
+            for sample in loose_samples(folder):
+                writer.write(sample)
 
 
 def stream(folder: str) -> Iterator[Any]:
@@ -58,12 +53,13 @@ def stream(folder: str) -> Iterator[Any]:
 
 
 def main() -> None:
-    count, tars = int(sys.argv[1]), sys.argv[2:]
+    count, loose = int(sys.argv[1]), sys.argv[2]
+    written = cost_of_writing(write, loose)
     with tempfile.TemporaryDirectory() as folder:
-        write(tars, folder)
+        write([loose], folder)
         samples = stream(folder)
         next(samples)
-        sys.stdout.write("ready\n")
+        sys.stdout.write(f"ready {written}\n")
         sys.stdout.flush()
         for _ in sys.stdin:
             start = time.process_time()

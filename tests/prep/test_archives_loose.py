@@ -107,8 +107,8 @@ def test_names_that_are_not_utf_8_become_readable(pictures: Path, tmp_path: Path
 def test_what_is_missing_or_unknown_is_named(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
         images(tmp_path / "out", tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="--key 'hash' is not one of path"):
-        images(tmp_path / "out", pictures, "--key", "hash")
+    with pytest.raises(UsageError, match="--key 'name' is not one of path, hash"):
+        images(tmp_path / "out", pictures, "--key", "name")
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="no file"):
         images(tmp_path / "out", tmp_path / "none")

@@ -19,7 +19,7 @@ from imitate.prep.commands import app
 from imitate.prep.job.chunk import boxes_in
 from imitate.prep.phantoms.rsna import write_rsna
 from imitate.prep.pixels.png import Picture
-from imitate.prep.protocols.splits import split_as_mgca
+from imitate.prep.protocols.protocol import load_protocol
 from imitate.prep.record import Box
 from imitate.schema import MANIFEST, REJECTS
 
@@ -148,7 +148,9 @@ def test_published_split_and_the_patients_it_shares(tree: Path, tmp_path: Path) 
     folder = prepare(tree, tmp_path, "--protocol", "mgca", "--mapping", tmp_path / "map.csv")
     assert folder.name == "rsna-mgca"
     rows = manifest(folder)
-    assert {i: row["split"] for i, row in rows.items()} == split_as_mgca(list(rows))
+    assert {i: row["split"] for i, row in rows.items()} == load_protocol("rsna", "mgca").split(
+        sorted(rows), subjects={}, official={}, seed=0
+    )
     shared = {row["subject_id"] for row in rows.values() if row["split"] == "train"} & {
         row["subject_id"] for row in rows.values() if row["split"] == "test"
     }
@@ -156,8 +158,57 @@ def test_published_split_and_the_patients_it_shares(tree: Path, tmp_path: Path) 
 
 
 def test_other_protocols_are_a_usage_error(tree: Path) -> None:
-    with pytest.raises(UsageError, match="clean, paper, mgca"):
-        list_rsna(tree, protocol="benchx", mapping=None, seed=0)
+    with pytest.raises(UsageError, match="clean, paper, mgca, benchx"):
+        list_rsna(tree, protocol="official", mapping=None, seed=0)
+
+
+def test_benchx_keeps_the_share_of_the_classes(tree: Path) -> None:
+    listing = list_rsna(tree, protocol="benchx", mapping=None, seed=0)
+    shares = {}
+    for split in ("train", "validate", "test"):
+        of = [r.labels["Pneumonia"] for r in listing.records if r.split == split]
+        shares[split] = (len(of), sum(of))
+    positive = sum(count for _, count in shares.values())
+    for count, found in shares.values():
+        assert abs(found - positive * count / PATIENTS) <= 1
+    assert [count for count, _ in shares.values()] == [28, 6, 6]
+
+
+def test_published_lists_decide_and_are_part_of_the_plan(tree: Path, tmp_path: Path) -> None:
+    ids = sorted(labels_of(tree))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for name, part in (("train", ids[:20]), ("val", ids[20:30]), ("test", ids[30:-2])):
+        (lists / f"{name}.txt").write_text("\n".join(part))
+    options = ("--protocol", "benchx", "--split-lists", lists)
+    folder = prepare(tree, tmp_path, *options)
+    splits = {image_id: row["split"] for image_id, row in manifest(folder).items()}
+    assert splits == dict.fromkeys(ids[:20], "train") | dict.fromkeys(
+        ids[20:30], "validate"
+    ) | dict.fromkeys(ids[30:-2], "test")
+    card = read_json(folder / "card.json")
+    assert card["rejected"]["not_in_protocol"] == 2
+    assert card["archive"]["protocol"]["lists"] is True
+    (lists / "test.txt").write_text("\n".join(ids[30:]))
+    with pytest.raises(UsageError, match="split_lists was"):
+        prepare(tree, tmp_path, *options)
+
+
+def test_pictures_that_two_splits_share_are_told(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = list_rsna(tree, protocol="mgca", mapping=None, seed=0)
+    trained = next(r for r in listing.records if r.split == "train")
+    tested = next(r for r in listing.records if r.split == "test")
+    shutil.copytree(tree, tmp_path / "tree")
+    shutil.copy(tree / trained.source, tmp_path / "tree" / tested.source)
+    folder = prepare(tmp_path / "tree", tmp_path, "--protocol", "mgca")
+    shared = read_json(folder / "card.json")["shared_pictures"]
+    assert shared == {"train-validate": 0, "train-test": 1, "validate-test": 0}
+    text = capsys.readouterr().out
+    assert "note: 1 pictures, equal to the pixel, are in both splits of train-test" in text
+    assert "most test pictures share a patient with train" in text
+    assert "train has 23 pictures, 15,987 fewer than the 16,010 published" in text
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,22 @@ def test_three_kills(tmp_path: Path) -> None:
     kill_and_finish("rsna", tmp_path, kills=3, workers=1, seed=0)
 
 
+def test_kills_while_a_set_follows_its_grown_archive(tmp_path: Path) -> None:
+    tree = tmp_path / "rsna"
+    write_rsna(tree, patients=130, seed=3, size=40)
+    films = sorted((tree / "stage_2_train_images").glob("*.dcm"))
+    held_back = films[::3]
+    (tmp_path / "away").mkdir()
+    for film in held_back:
+        film.rename(tmp_path / "away" / film.name)
+    first = command("rsna", tree, tmp_path / "killed", 1)
+    subprocess.run(first, check=True, capture_output=True)
+    for film in held_back:
+        (tmp_path / "away" / film.name).rename(film)
+    films[1].unlink()
+    kill_and_finish("rsna", tmp_path, kills=4, workers=1, seed=5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "seed"), [(1, 1), (2, 2)])
 def test_fifteen_kills(tmp_path: Path, workers: int, seed: int) -> None:

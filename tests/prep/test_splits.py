@@ -1,12 +1,13 @@
-"""Splits: disjoint, complete, independent of order, and equal to the published ones."""
+"""Splits: disjoint, complete, independent of order, and equal to the published draws."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from imitate.contract import SPLITS
-from imitate.prep.protocols.splits import permuted, split_as_mgca, split_by_group
+from imitate.prep.protocols.splits import held_out, permuted, split_by_group
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
 names = st.sets(st.text("abc0123456789", min_size=1, max_size=6), min_size=1, max_size=200)
@@ -44,18 +45,28 @@ def test_the_order_is_this_one_for_ever() -> None:
     assert permuted("abcdefgh", purpose="openi split", seed=0) == list("dgehbcfa")
 
 
-def test_complete_archive_is_split_as_published() -> None:
-    ids = [f"{number:05d}" for number in np.random.default_rng(0).permutation(26_684)]
-    splits = split_as_mgca(ids)
-    counts = [sum(split == name for split in splits.values()) for name in SPLITS]
-    assert counts == [16_010, 5_337, 5_337]
-    train, rest = train_test_split(sorted(ids), test_size=10_674, random_state=0)
-    test, validate = train_test_split(rest, test_size=0.5, random_state=0)
-    assert [splits[i] for part in (train, validate, test) for i in (part[0], part[-1])] == [
-        split for split in SPLITS for _ in range(2)
-    ]
+@pytest.mark.parametrize("size", [1, 7, 100, 0.1, 0.15, 0.3, 0.5, 0.98])
+@pytest.mark.parametrize("count", [26_684, 12_047, 101])
+def test_held_out_as_scikit_learn_draws_it(count: int, size: int | float) -> None:
+    kept, held = train_test_split(np.arange(count), test_size=size, random_state=0)
+    assert held_out(count, size=size, seed=0) == (kept.tolist(), held.tolist())
 
 
-def test_partial_archive_has_the_same_shares() -> None:
-    splits = split_as_mgca([f"{number:03d}" for number in range(100)])
-    assert [sum(split == name for split in splits.values()) for name in SPLITS] == [59, 21, 20]
+def test_strata_keep_their_shares() -> None:
+    strata = ["1" if number % 4 == 0 else "0" for number in range(400)]
+    kept, held = held_out(400, size=0.3, seed=42, strata=strata)
+    assert [sum(strata[i] == "1" for i in part) for part in (kept, held)] == [70, 30]
+    assert sorted(kept + held) == list(range(400))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strata=st.none() | st.lists(st.sampled_from("ab"), min_size=1, max_size=12),
+    count=st.integers(0, 12),
+    size=st.integers(1, 20) | st.floats(0.01, 0.99),
+)
+def test_small_pools_lose_nothing(strata: list[str] | None, count: int, size: int | float) -> None:
+    count = count if strata is None else len(strata)
+    kept, held = held_out(count, size=size, seed=0, strata=strata)
+    assert sorted(kept + held) == list(range(count))
+    assert count < 2 or (kept and held)

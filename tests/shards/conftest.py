@@ -87,6 +87,9 @@ def sample(folder: Path, number: int, *, bits: int, size: int, long: bool) -> di
         "label_source": "phantom",
         "boxes": [{"x": 1.0, "y": 2.0, "w": 3.0, "h": 4.5, "label": "Edema"}] * (number % 2),
         "mask": mask,
+        "mask_blake3": mask and blake3_hex((folder / mask).read_bytes()),
+        "report_labels": {},
+        "metadata": {"sex": "F"},
     }
 
 

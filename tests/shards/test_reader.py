@@ -171,7 +171,13 @@ def test_pictures_of_several_sizes_cannot_share_a_batch(make_set: Any, tmp_path:
     other = make_set("b", n=10, size=24)
     rows = read_rows(folder / "manifest.parquet", MANIFEST)
     more = [
-        row | {"key": f"b-{row['key']}", "image": f"../b/{row['image']}", "mask": None}
+        row
+        | {
+            "key": f"b-{row['key']}",
+            "image": f"../b/{row['image']}",
+            "mask": None,
+            "mask_blake3": None,
+        }
         for row in read_rows(other / "manifest.parquet", MANIFEST)
     ]
     for row in more:

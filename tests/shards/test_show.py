@@ -56,6 +56,20 @@ def test_the_picture_is_written_as_the_shard_holds_it(prepared: Path, tmp_path: 
     assert not (tmp_path / "two.png").exists()
 
 
+def test_the_mask_is_written_as_the_shard_holds_it(prepared: Path, tmp_path: Path) -> None:
+    rows = read_rows(prepared / "manifest.parquet", MANIFEST)
+    masked, plain = rows[3], rows[4]
+    (shown,) = find_samples(tmp_path, masked["key"], mask=tmp_path / "mask.png")
+    mask = (prepared / masked["mask"]).read_bytes()
+    assert (tmp_path / "mask.png").read_bytes() == mask
+    assert shown.mask == len(mask) and f"mask       {len(mask)} bytes" in shown.as_text()
+    with pytest.raises(InputError, match="has no mask"):
+        find_samples(tmp_path, plain["key"], mask=tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    (shown,) = find_samples(tmp_path, plain["key"])
+    assert shown.mask is None and "mask       -" in shown.as_text()
+
+
 def test_a_damaged_picture_is_not_written(prepared: Path, tmp_path: Path) -> None:
     (shown,) = find_samples(tmp_path, "film-0003")
     data = bytearray(shown.shard.read_bytes())

@@ -322,6 +322,10 @@ def test_a_prepared_set(make_set: Any) -> None:
     masked = next(row for row in rows if row["mask"] and row["key"] != rows[0]["key"])
     (folder / rows[0]["image"]).unlink()
     (folder / masked["mask"]).unlink()
+    blurred = next(row for row in rows if row["mask"] and row is not masked)
+    (folder / blurred["mask"]).write_bytes((folder / masked["image"]).read_bytes())
+    (folder / "masks").mkdir()
+    (folder / "masks" / "stranger.png").write_bytes(b"x")
     picture = folder / rows[1]["image"]
     picture.write_bytes(picture.read_bytes()[:-1])
     (folder / "images" / "foreign.png").write_bytes(b"x")
@@ -330,7 +334,9 @@ def test_a_prepared_set(make_set: Any) -> None:
         ("missing", rows[0]["key"]),
         ("damaged", rows[1]["key"]),
         ("missing", masked["key"]),
+        ("damaged", blurred["key"]),
         ("surplus", "foreign"),
+        ("surplus", "stranger"),
     }
 
 

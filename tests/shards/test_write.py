@@ -177,7 +177,10 @@ def test_a_changed_mask_is_found_when_shards_are_rebuilt(make_set: Any, tmp_path
     mask = sorted(prepared.glob("images/*.mask.png"))[0]
     mask.write_bytes(mask.read_bytes() + b"x")
     (report.path / "dataset.json").unlink()
-    assert build(tmp_path).digest != report.digest
+    again = build(tmp_path)
+    assert again.digest != report.digest
+    (left,) = read_rows(again.path / "rejects.parquet", REJECTS)
+    assert (left["reason"], left["detail"]) == ("sample_damaged", "the mask no longer has its hash")
 
 
 def damage_two(prepared: Path) -> list[str]:

@@ -49,10 +49,11 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A drawn film: 12-bit grey levels, bright is absorbing, and one box an opacity."""
+    """A drawn film: 12-bit grey levels, bright is absorbing; one box an opacity; free air."""
 
     pixels: npt.NDArray[np.uint16]  # [H, W]
     boxes: tuple[Box, ...]
+    air: npt.NDArray[np.bool_]  # [H, W], where a pneumothorax is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,11 @@ def draw_film(
         boxes += [box] if box is not None else []
     image_HW = gain * np.clip(image_HW + noise_HW, 0, 1) ** gamma
     pixels_HW = BLACK + (WHITE - BLACK) * np.clip(image_HW, 0, 1)
-    return Film(pixels=pixels_HW.astype(np.uint16), boxes=tuple(boxes))
+    air_HW = np.zeros((height, width), bool)
+    for finding in findings:
+        if finding.name == "Pneumothorax" and view != LATERAL:
+            air_HW |= _pleura(thorax, finding.side)[0] >= 0.5
+    return Film(pixels=pixels_HW.astype(np.uint16), boxes=tuple(boxes), air=air_HW)
 
 
 @lru_cache(maxsize=8)

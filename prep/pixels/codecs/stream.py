@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from ...contract import Reject
+from ....contract import Reject
 
 ITEM, DELIMITER = 0xFFFEE000, 0xFFFEE0DD
 # start-of-frame markers: all but DHT, JPG and DAC of C0..CF, and that of JPEG-LS

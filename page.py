@@ -1,0 +1,233 @@
+"""The frame of an HTML page: one file that needs no network and no script.
+
+A page is data: sections of blocks (prose, tables, histograms, contact sheets, folds). The frame
+alone decides how they look, and what a page that is to be shared leaves out: a block marked
+`private` is dropped there, and every count is rounded (`count_text`), so that no writer of a
+section can forget it. Equal data are equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from .contract import Access
+from .files import atomic
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+SMALL = 10  # a count below this could point at one patient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A cell that is drawn as a bar: `part` of `whole`."""
+
+    part: int
+    whole: int
+
+
+Cell = str | int | Share | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prose:
+    """A paragraph. With `counts` the text is a format string, and they fill its `{}`."""
+
+    kind: ClassVar[str] = "prose"
+    text: str
+    counts: tuple[int, ...] = ()
+    tone: Literal["plain", "quiet", "note", "fault", "code"] = "plain"
+    private: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: text to the left, counts to the right, None as a dash."""
+
+    kind: ClassVar[str] = "table"
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    private: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Counts in bins: one label a bin, `unit` below the axis."""
+
+    title: str
+    unit: str
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charts:
+    """Histograms side by side."""
+
+    kind: ClassVar[str] = "charts"
+    private: ClassVar[bool] = False
+    histograms: tuple[Histogram, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One place of a contact sheet: pictures as data URIs with a word each, and a caption."""
+
+    pictures: tuple[tuple[str, str], ...]  # (word, data URI); an empty URI is an empty frame
+    caption: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A contact sheet; it shows patients, so it is always private."""
+
+    kind: ClassVar[str] = "sheet"
+    private: ClassVar[bool] = True
+    title: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Blocks that a click on their summary opens."""
+
+    kind: ClassVar[str] = "fold"
+    summary: str
+    blocks: tuple[Prose | Table, ...]
+    private: bool = False
+
+
+Block = Prose | Table | Charts | Sheet | Fold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a page under its own header."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Name of the section in links."""
+        return self.title.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A whole page; `headline` are the few numbers that tell most.
+
+    `phantom` marks every header: what the page shows is synthetic.
+    """
+
+    title: str
+    kicker: str
+    lead: tuple[Prose, ...]
+    headline: tuple[tuple[str, int], ...]
+    sections: tuple[Section, ...]
+    access: Access
+    phantom: bool
+    shareable: bool
+    footer: str
+
+
+def count_text(count: int, *, shareable: bool) -> str:
+    """Return a count as it is shown.
+
+    In a page that is to be shared, 1 to 9 are `<10` and larger ones are rounded to tens: without
+    the rounding a small one would follow from a total and its other parts.
+    """
+    if shareable and 0 < count < SMALL:
+        return f"<{SMALL}"
+    return f"{_shown(count, shareable=shareable):,}"
+
+
+def share_text(share: Share, *, shareable: bool) -> str:
+    """Return a share in percent, to one decimal, never rounded to 0 or 100 unless it is."""
+    if not share.whole or (shareable and 0 < share.part < SMALL):
+        return ""
+    part, whole = (_shown(n, shareable=shareable) for n in (share.part, share.whole))
+    percent = 100 * part / max(whole, 1)
+    if 0 < percent < 0.1:
+        return "<0.1 %"
+    return ">99.9 %" if 99.9 < percent < 100 else f"{percent:.1f} %"
+
+
+def _shown(count: int, *, shareable: bool) -> int:
+    return (count + SMALL // 2) // SMALL * SMALL if shareable else count
+
+
+def prose_text(prose: Prose, *, shareable: bool) -> str:
+    """Return a paragraph with its counts as they are shown."""
+    if not prose.counts:
+        return prose.text
+    return prose.text.format(*(count_text(n, shareable=shareable) for n in prose.counts))
+
+
+def render_page(page: Page) -> str:
+    """Return the page as HTML, its texts escaped."""
+    sections = [(s, kept) for s in page.sections if (kept := _kept(page, s.blocks))]
+    lead = [prose for prose in page.lead if not (prose.private and page.shareable)]
+    return _template().render(
+        page=page,
+        sections=sections,
+        lead=lead,
+        kept=partial(_kept, page),
+        count=partial(count_text, shareable=page.shareable),
+        percent=partial(share_text, shareable=page.shareable),
+        prose=partial(prose_text, shareable=page.shareable),
+        width=partial(_width, shareable=page.shareable),
+        bars=partial(_bars, shareable=page.shareable),
+    )
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page, for its owner's eyes only (mode 0600) unless it is open or shareable."""
+    with atomic(path) as partial_file:
+        restricted = page.access == "credentialed" and not page.shareable
+        partial_file.touch(mode=0o600 if restricted else 0o666)
+        partial_file.write_text(render_page(page), encoding="utf-8")
+
+
+def _kept(page: Page, blocks: Sequence[Block]) -> list[Block]:
+    return [block for block in blocks if not (block.private and page.shareable)]
+
+
+def _width(share: Share, *, shareable: bool) -> str:
+    """Return the length of a share's bar in percent; none where its count is not told."""
+    if not share.whole or (shareable and share.part < SMALL):
+        return "0"
+    part, whole = (_shown(n, shareable=shareable) for n in (share.part, share.whole))
+    return f"{min(100 * part / max(whole, 1), 100):.1f}"
+
+
+def _bars(histogram: Histogram, *, shareable: bool) -> list[tuple[str, str, str, str, str]]:
+    """Return x, y, width, height (in percent) and tooltip of each bar of a histogram."""
+    shown = [_shown(count, shareable=shareable) for count in histogram.counts]
+    top, step = max([*shown, 1]), 100 / max(len(shown), 1)
+    bars = []
+    for place, (label, count) in enumerate(zip(histogram.labels, histogram.counts, strict=True)):
+        low = shareable and 0 < count < SMALL
+        height = 1.0 if low else 100 * shown[place] / top
+        tip = f"{label} {histogram.unit}: {count_text(count, shareable=shareable)}"
+        x, y, width = place * step, 100 - height, 0.88 * step
+        bars.append((f"{x:.2f}", f"{y:.1f}", f"{width:.2f}", f"{height:.1f}", tip))
+    return bars
+
+
+@cache
+def _template() -> Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.tests["share"] = lambda cell: isinstance(cell, Share)
+    return environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
