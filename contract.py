@@ -7,7 +7,7 @@ The exception tree (one base to catch; each class has its exit code):
     │   └── ConfigError          2  a recipe or config file that cannot be; lists every problem
     ├── InputError               3  input that is missing, corrupt, or all of it faulty
     ├── TooManyFaults            1  finished, but more faults than --max-failures allows
-    └── Stopped                130  stopped by Ctrl-C (143 by SIGTERM), after saving
+    └── Stopped                130  stopped by Ctrl-C (143 by SIGTERM, SIGUSR1), after saving
     Reject                       -  one file's or report's verdict; never ends a run
 
 Nothing here imports more than the standard library, so `imitate --help` stays light.
@@ -84,8 +84,11 @@ class Stopped(ImitateError):
 
     code = Exit.INTERRUPTED
 
-    def __init__(self, what: str, *, todo: str = "", terminated: bool = False) -> None:
+    def __init__(
+        self, what: str, *, todo: str = "", terminated: bool = False, warned: bool = False
+    ) -> None:
         super().__init__(what, todo=todo)
+        self.warned = warned  # by SIGUSR1, that the time of a batch job is nearly over
         if terminated:
             self.code = Exit.TERMINATED
 
@@ -163,13 +166,18 @@ class Folders:
 
     root: Path
 
+    @property
+    def data(self) -> Path:
+        """Folder of all prepared sets and shard sets."""
+        return self.root / "data"
+
     def prepared(self, name: str) -> Path:
         """Folder of a prepared set."""
-        return self.root / "data" / "prepared" / name
+        return self.data / "prepared" / name
 
     def shards(self, name: str) -> Path:
         """Folder of a shard set."""
-        return self.root / "data" / "shards" / name
+        return self.data / "shards" / name
 
     def run(self, name: str) -> Path:
         """Folder of a training run or of an evaluated foreign encoder."""

@@ -173,6 +173,12 @@ def table(
     ] = None,
     root: Root = Path(),
     name: Name = None,
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key", help="hash: ids become keyed hashes; path: they stay.", rich_help_panel=IO
+        ),
+    ] = "hash",
     views: Annotated[
         str | None,
         typer.Option(

@@ -90,7 +90,7 @@ class Record:
     or its text or sections, or None when there is no report. `view_source` is `header` when the
     view is only known from the DICOM header. `mask` is None when nothing is marked; a mask file is
     a PNG or JPEG as large as the original. `metadata` may hold sex, age, origin and also. `target`
-    replaces the default place of the PNG.
+    replaces the default place of the PNG, `alias` the source's path in all tables.
     """
 
     image_id: str | None
@@ -108,6 +108,7 @@ class Record:
     mask: Mask | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
+    alias: str | None = None
     rejection: Rejection | None = None
 
     @property

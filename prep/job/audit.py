@@ -38,8 +38,8 @@ class Problem:
 def audit(job: Job, progress: str = "none") -> list[Problem]:
     """Return every kind of problem of a job's archive, the gravest and most frequent first.
 
-    Reports are read and cut from nothing; of pictures only the first bytes are read, and the whole
-    file where its SHA-256 is expected.
+    Reports are read; of pictures only the first bytes, and the whole file where its SHA-256 is
+    expected.
     """
     known, todo = job.records()
     found: defaultdict[str, list[str]] = defaultdict(list)
@@ -172,5 +172,6 @@ def say_audit(job: Job, *, progress: str, as_json: bool) -> None:
         count = sum(problem.count for problem in problems if problem.kind == "fault")
         raise TooManyFaults(
             f"{count} faults; nothing was written",
-            todo="imitate prep leaves these rows out and names each in rejects.parquet",
+            todo="imitate prep leaves faulty files out, names each in rejects.parquet, and says "
+            "how many patients two splits share",
         )

@@ -19,6 +19,7 @@ from ..archives.rsna import list_rsna
 from ..archives.siim import list_siim
 from ..archives.table import list_table
 from ..download.checksums import read_checksums
+from ..names import hide, name_key, write_map
 from ..pixels.png import PixelOptions
 from ..policy import TextPolicy, ViewPolicy, one_of
 from ..protocols.lists import read_lists
@@ -122,9 +123,14 @@ def prepare_table(table: Path, options: Options) -> None:
         pixels=pixels,
         views=options["views"] or ("frontal" if listing.facts["views_known"] else "all"),
         text=text if listing.facts["text"] else None,
-        more={"map": sorted(maps), "labels": options["labels"]},
+        more={"map": sorted(maps), "labels": options["labels"], "key": options["key"]},
     )
-    carry_out(listing, wish, options, default_name=listing.dataset)
+    one_of("--key", options["key"], ("hash", "path"))
+    if options["key"] == "path":
+        carry_out(listing, wish, options, default_name=listing.dataset)
+        return
+    hidden = hide(listing, name_key(Folders(options["root"]).data))
+    carry_out(hidden, wish, options, default_name=listing.dataset, before=listing)
 
 
 def prepare_images(paths: list[Path], options: Options) -> None:
@@ -148,11 +154,17 @@ def _ours(options: Options) -> list[Path]:
 
 
 def carry_out(
-    listing: Listing, wish: Wish, options: Options, *, default_name: str | None = None
+    listing: Listing,
+    wish: Wish,
+    options: Options,
+    *,
+    default_name: str | None = None,
+    before: Listing | None = None,
 ) -> None:
     """Prepare a listing and say the result; TooManyFaults once everything else is done.
 
-    Without a default name the result goes to `out` and is pictures alone.
+    Without a default name the result goes to `out` and is pictures alone. `before` is the listing
+    with the names that were hidden: a file of the set tells which is which.
     """
     budget = check(options)
     checksums = options.get("checksums", False)
@@ -171,7 +183,7 @@ def carry_out(
         views=ViewPolicy.parse(wish.views),
         text=wish.text,
         reports=listing.reports,
-        names=options.get("key", "path"),
+        names="path" if default_name else options["key"],
     )
     is_set = default_name is not None
     job = Job(
@@ -189,6 +201,8 @@ def carry_out(
         say_audit(job, progress=_progress(options), as_json=options["as_json"])
         return
     outcome = _prepare(job, options)
+    if before is not None:
+        write_map(out, before, listing)
     say_outcome(outcome, as_json=options["as_json"], is_set=is_set)
     budget.check(outcome.faults, outcome.present)
 

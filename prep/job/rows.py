@@ -18,8 +18,13 @@ Identity = tuple[str, str | None]  # source and image id: no two records of a li
 def identity(record: Record | Mapping[str, Any]) -> Identity:
     """Return what tells a record, or a row made from one, from all others of its archive."""
     if isinstance(record, Record):
-        return readable(record.source), record.image_id
+        return source_of(record), record.image_id
     return record["source"], record["image_id"]
+
+
+def source_of(record: Record) -> str:
+    """Return what the tables call the original: its path, or the name that stands for it."""
+    return record.alias or readable(record.source)
 
 
 def told(record: Record, dataset: str) -> Row:
@@ -31,7 +36,7 @@ def told(record: Record, dataset: str) -> Row:
         "study_id": record.study_id,
         "image_id": record.image_id,
         "split": record.split,
-        "source": readable(record.source),
+        "source": source_of(record),
         "labels": dict(record.labels),
         "label_source": record.label_source,
         "metadata": dict(record.metadata),
@@ -44,7 +49,7 @@ def told(record: Record, dataset: str) -> Row:
 def reject_row(record: Record, rejection: Rejection) -> Row:
     """Return the row of the rejects table for a record."""
     return {
-        "source": readable(record.source),
+        "source": source_of(record),
         "image_id": record.image_id,
         "study_id": record.study_id,
         "stage": rejection.stage,

@@ -110,6 +110,7 @@ def _prepare(job: Job, effort: Effort, start: float) -> dict[str, Any]:
         places = standing(job, parts, todo)
         kept = len(places)
         _run_chunks(_chunks(job, parts, todo, places), len(todo), job, effort)
+        sweep_partials(job.out)  # of workers that were killed
         records = {identity(record): record for record in todo}
         try:
             card = gather(job, parts, records, places, rejects)

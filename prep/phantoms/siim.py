@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..pixels.mask import runs_of
 from .drawing.dicom import JPEG, dicom_bytes
 from .drawing.film import Finding, draw_film, draws, place
 from .drawing.packing import csv_bytes, write_file
@@ -101,11 +102,3 @@ def enlarged(pixels_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return pixels [H, W] repeated to 1024 x 1024."""
     times = SIDE // pixels_HW.shape[0]
     return np.repeat(np.repeat(pixels_HW, times, axis=0), times, axis=1)
-
-
-def runs_of(region_HW: npt.NDArray[np.bool_]) -> str:
-    """Return a region as the challenge writes it: pairs of offset and length, down the columns."""
-    flat = np.concatenate([[False], region_HW.T.reshape(-1), [False]])
-    begins, ends = np.flatnonzero(flat[1:] & ~flat[:-1]), np.flatnonzero(~flat[1:] & flat[:-1])
-    offsets = begins - np.concatenate([[0], ends[:-1]])
-    return " ".join(f"{a} {b}" for a, b in zip(offsets, ends - begins, strict=True))

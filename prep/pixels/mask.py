@@ -100,6 +100,14 @@ def draw_runs(mask: Runs) -> np.ndarray:
     return pixels.reshape(mask.width, mask.height).T
 
 
+def runs_of(region_HW: np.ndarray) -> str:
+    """Return a region as SIIM-ACR writes it: pairs of offset and length, down the columns."""
+    flat = np.concatenate([[False], region_HW.T.reshape(-1), [False]])
+    begins, ends = np.flatnonzero(flat[1:] & ~flat[:-1]), np.flatnonzero(~flat[1:] & flat[:-1])
+    offsets = begins - np.concatenate([[0], ends[:-1]])
+    return " ".join(f"{a} {b}" for a, b in zip(offsets, ends - begins, strict=True))
+
+
 def draw_shapes(shapes: tuple[Shape, ...], height: int, width: int) -> np.ndarray:
     """Return the joined region of shapes, bool [H, W], cut at the picture's borders.
 

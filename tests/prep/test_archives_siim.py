@@ -17,8 +17,8 @@ from imitate.contract import InputError, UsageError
 from imitate.files import read_json, read_rows
 from imitate.prep.archives.siim import list_siim
 from imitate.prep.commands import app
-from imitate.prep.phantoms.siim import runs_of, write_siim
-from imitate.prep.pixels.mask import draw_runs
+from imitate.prep.phantoms.siim import write_siim
+from imitate.prep.pixels.mask import draw_runs, runs_of
 from imitate.prep.pixels.png import encode_png
 from imitate.prep.record import Runs
 from imitate.schema import MANIFEST, REJECTS, SHARD_MANIFEST

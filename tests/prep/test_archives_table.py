@@ -29,7 +29,7 @@ REPORT = "FINDINGS:\nThe lungs are clear, heart normal.\n\nIMPRESSION:\nNo acute
 
 
 def prepare(table: Path, root: Path, *more: object) -> Path:
-    arguments = ["table", table, "--root", root, "--size", 32, "--quiet", *more]
+    arguments = ["table", table, "--root", root, "--size", 32, "--key", "path", "--quiet", *more]
     app([str(argument) for argument in arguments], standalone_mode=False)
     (folder,) = (root / "data" / "prepared").iterdir()
     return folder

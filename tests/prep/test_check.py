@@ -164,9 +164,10 @@ def test_prep_itself_leaves_none_of_them_unnamed(tree: Path, tmp_path: Path) -> 
     unlisted = tree / "copies" / f"{'a' * 8}-{'-'.join(['b' * 8] * 4)}.dcm"
     shutil.copy(kept[1], unlisted)
     path, rows = table(tree, "split")
-    patients = [row["subject_id"] for row in rows if row["split"] == "train"]
-    twice = next(row for row in rows if patients.count(row["subject_id"]) > 2)
-    twice["split"] = "test"
+    there = {film.stem for film in kept[2:]}
+    train = [row for row in rows if row["split"] == "train" and row["dicom_id"] in there]
+    patients = [row["subject_id"] for row in train]
+    next(row for row in train if patients.count(row["subject_id"]) > 1)["split"] = "test"
     rewrite(path, rows)
     options = ["--views", "all", "--size", 32, "--max-failures", "90%", "--quiet"]
     done = prep("mimic", tree, "--root", tmp_path, *options)

@@ -1,4 +1,4 @@
-"""--key hash: a PNG is named by its source's content, and only sources.parquet tells whose it is."""
+"""--key hash: PNGs are named by content, and only sources.parquet tells whose each is."""
 
 import shutil
 from pathlib import Path

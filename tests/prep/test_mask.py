@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from imitate.contract import Reject
 from imitate.prep.phantoms.drawing.dicom import dicom_bytes
-from imitate.prep.phantoms.siim import runs_of
 from imitate.prep.pixels.decoder import Decoder
 from imitate.prep.pixels.mask import (
     Frame,
@@ -19,6 +18,7 @@ from imitate.prep.pixels.mask import (
     file_mask_png,
     fitted_png,
     mask_png,
+    runs_of,
 )
 from imitate.prep.pixels.picture import convert
 from imitate.prep.pixels.png import PixelOptions, encode_png
