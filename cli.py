@@ -12,8 +12,8 @@ import typer
 from . import __version__, demo
 from .contract import Exit, ImitateError
 from .eval import commands as eval_commands
+from .eval.report import commands as report_commands
 from .prep import commands as prep_commands
-from .prep.sheets import commands as sheets_commands
 from .shards import commands as shards_commands
 from .train import commands as train_commands
 
@@ -28,7 +28,7 @@ app.add_typer(prep_commands.app, name="prep")
 shards_commands.register(app)
 train_commands.register(app)
 eval_commands.register(app)
-sheets_commands.register(app)
+report_commands.register(app)
 demo.register(app)
 
 

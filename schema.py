@@ -160,10 +160,47 @@ PREDICTIONS = _table(
     ("label", "string", "name of the label"),
     ("target", "float64", "1 or 0"),
     ("score", "float64", "the encoder's score; larger means present"),
-    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
-    ("task", "string", "zeroshot or linear"),
+    ("encoder", "string", "run, encoder file stem, or a control: `random`, `no-pixels`"),
+    ("task", "string", "name of the task, such as zeroshot or linear"),
     ("protocol", "string", "protocol of the evaluation"),
     ("fraction", "float64", "share of the training labels"),
+    ("draw", "int32", "which draw of that share"),
+    ("head_seed", "int32", "seed of the head's initial weights"),
+)
+
+REGIONS = _table(
+    "regions",
+    ("key", "string", "key of the sample"),
+    ("subject_id", "string?", "patient, null when the archive does not tell"),
+    ("label", "string", "what is marked"),
+    ("threshold_source", "string", "where the threshold was chosen"),
+    ("threshold", "float64", "probability from which a pixel is predicted"),
+    ("batch", "int32", "batch of the test split that the sample was in"),
+    ("height", "int32", "rows of the network's input"),
+    ("width", "int32", "columns of the network's input"),
+    ("target_pixels", "int32", "pixels of the region"),
+    ("predicted_pixels", "int32", "pixels of the predicted region"),
+    ("common_pixels", "int32", "pixels of both"),
+    ("runs", "string", "predicted region: pairs of offset and length, down the columns"),
+    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
+    ("task", "string", "segment"),
+    ("protocol", "string", "protocol of the evaluation"),
+    ("fraction", "float64", "share of the training films"),
+    ("draw", "int32", "which draw of that share"),
+    ("head_seed", "int32", "seed of the decoder's initial weights"),
+)
+
+DETECTIONS = _table(
+    "detections",
+    ("key", "string", "key of the sample"),
+    ("subject_id", "string?", "patient, null when the archive does not tell"),
+    ("targets", "list<box>", "boxes of the archive in pixels of the prepared picture"),
+    ("predicted", "list<box>", "predicted boxes in the same pixels, by label, the best first"),
+    ("scores", "list<float64>", "objectness of each predicted box"),
+    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
+    ("task", "string", "detect"),
+    ("protocol", "string", "protocol of the evaluation"),
+    ("fraction", "float64", "share of the training films"),
     ("draw", "int32", "which draw of that share"),
     ("head_seed", "int32", "seed of the head's initial weights"),
 )
@@ -171,9 +208,9 @@ PREDICTIONS = _table(
 RESULTS = _table(
     "results",
     ("dataset", "string", "prepared set that was evaluated"),
-    ("task", "string", "zeroshot or linear"),
+    ("task", "string", "name of the task, such as zeroshot or linear"),
     ("protocol", "string", "protocol of the evaluation"),
-    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
+    ("encoder", "string", "run, encoder file stem, or a control: `random`, `no-pixels`"),
     ("run_digest", "string", "digest of the encoder's weights"),
     ("pretrain_seed", "int32?", "seed of the pre-training, null for foreign weights"),
     ("fraction", "float64", "share of the training labels"),
@@ -202,12 +239,16 @@ SAMPLES = _table(
     ("width", "int32?", "columns of the original"),
 )
 
-SUMMARY = _table(
-    "summary",
+_PLACE = (
     ("dataset", "string", "prepared set that was evaluated"),
     ("task", "string", "task of the evaluation"),
     ("protocol", "string", "protocol of the evaluation"),
     ("fraction", "float64", "share of the training labels"),
+)
+
+SUMMARY = _table(
+    "summary",
+    *_PLACE,
     ("encoder", "string", "run, encoder file stem, or the name of a control"),
     ("metric", "string", "name of the number"),
     ("label", "string", "`macro`: the mean over labels"),
@@ -221,10 +262,7 @@ SUMMARY = _table(
 
 SLICES = _table(
     "slices",
-    ("dataset", "string", "prepared set that was evaluated"),
-    ("task", "string", "task of the evaluation"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("fraction", "float64", "share of the training labels"),
+    *_PLACE,
     ("encoder", "string", "run or encoder file stem"),
     ("draw", "int32", "which draw of that share"),
     ("head_seed", "int32", "seed of the head's initial weights"),
@@ -243,13 +281,10 @@ SLICES = _table(
 
 COMPARISONS = _table(
     "comparisons",
-    ("dataset", "string", "prepared set that was evaluated"),
-    ("task", "string", "task of the evaluation"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("fraction", "float64", "share of the training labels"),
+    *_PLACE,
     ("encoder", "string", "run, encoder file stem, or the name of a control"),
     ("other", "string", "the encoder that it is compared with"),
-    ("metric", "string", "auroc"),
+    ("metric", "string", "auroc, dice or map"),
     ("label", "string", "`macro`: the mean over the labels that all encoders answered"),
     ("labels", "int32", "number of these labels"),
     ("difference", "float64?", "value of `encoder` less that of `other`"),
@@ -272,6 +307,8 @@ TABLES = (
     SHARD_MANIFEST,
     SHARDS,
     PREDICTIONS,
+    REGIONS,
+    DETECTIONS,
     RESULTS,
     SAMPLES,
     SUMMARY,

@@ -31,9 +31,10 @@ def command_line() -> str:
 
 
 class Interrupts:
-    """Turn the first Ctrl-C or SIGTERM into a flag; a second one ends the process at once.
+    """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a flag; a second one ends the process at once.
 
-    Work asks `check()` between items, so state is saved before `Stopped` is raised.
+    SIGUSR1 is how a batch system warns that a job's time is nearly over. Work asks `check()`
+    between items, so state is saved before `Stopped` is raised.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             # signals can only be caught in the main thread; elsewhere the caller's rules hold
             with contextlib.suppress(ValueError):
                 self._before[number] = signal.signal(number, self._note)
@@ -53,6 +54,8 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if number == signal.SIGUSR1:
+                return  # a launcher may pass on the warning that the batch system gave already
             os._exit(128 + number)
         self.signal = number
 
@@ -62,7 +65,8 @@ class Interrupts:
             raise Stopped(
                 "stopped; everything finished so far is saved",
                 todo=f"go on with: {command_line()}",
-                terminated=self.signal == signal.SIGTERM,
+                terminated=self.signal != signal.SIGINT,
+                warned=self.signal == signal.SIGUSR1,
             )
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..contract import UsageError
 from ..options import (
     IO,
     RESOURCES,
@@ -30,10 +29,43 @@ Dataset = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A prepared set, such as rsna, openi or mimic, or the address of a shard set.",
+        help="A prepared set, such as rsna, openi or mimic; all of them: all; or the address of "
+        "a shard set.",
     ),
 ]
-Task = Annotated[str, typer.Option("--task", help="linear, zeroshot or all.", rich_help_panel=WHAT)]
+Task = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        help="linear, finetune, zeroshot, segment, detect, retrieve, ground or all; again for "
+        "more. zeroshot and linear; of all sets, all.",
+        rich_help_panel=WHAT,
+    ),
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        help="clean, paper, mgca or benchx: the set prepared under it; the set's own.",
+        rich_help_panel=WHAT,
+    ),
+]
+Augment = Annotated[
+    bool,
+    typer.Option(
+        "--augment",
+        help="Linear layers are trained on the protocol's augmented passes.",
+        rich_help_panel=WHAT,
+    ),
+]
+MatchNorm = Annotated[
+    bool,
+    typer.Option(
+        "--match-norm",
+        help="Bring grey levels to the norm of the run's training set.",
+        rich_help_panel=WHAT,
+    ),
+]
 Fraction = Annotated[
     list[float],
     typer.Option(
@@ -46,13 +78,15 @@ Draws = Annotated[
 ]
 Seeds = Annotated[
     int,
-    typer.Option("--seeds", min=1, help="Controls, each newly drawn.", rich_help_panel=WHAT),
+    typer.Option(
+        "--seeds", min=1, help="Heads and controls, each newly drawn.", rich_help_panel=WHAT
+    ),
 ]
 Control = Annotated[
     bool,
     typer.Option(
         "--control/--no-control",
-        help="The same architecture with random weights beside every encoder.",
+        help="Random weights beside every encoder; linear probes also without pixels.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -82,11 +116,14 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     dataset: Dataset,
-    task: Task = "all",
+    task: Task = None,
+    protocol: Protocol = None,
     fraction: Fraction = [1.0],  # noqa: B006 - Typer reads it, nothing changes it
     draws: Draws = 1,
     seeds: Seeds = 1,
     control: Control = True,
+    augment: Augment = False,
+    match_norm: MatchNorm = False,
     run: RunName = None,
     encoder: Encoders = None,
     root: Root = Path(),
@@ -100,17 +137,21 @@ def evaluate(
     progress: Progress = "auto",
 ) -> None:
     """Evaluate encoders on a labelled set, with intervals, and keep every prediction."""
+    from ..train.bound import pick_device
+    from ..train.distribution.group import joined, rank_device
     from ..work import Interrupts
-    from .run import TASKS, EvalOptions
-    from .session import Request, evaluate_set
+    from .encoders.crew import Crew
+    from .session import ALL, Request, evaluate_set
+    from .tasks.registry import choose_tasks
+    from .tasks.task import EvalOptions
 
     start = time.monotonic()
-    if task not in (*TASKS, "all"):
-        raise UsageError(f"--task {task!r} is not one of {', '.join(TASKS)}, all")
     budget = FaultBudget.parse(max_failures or "0")
     request = Request(
         root=root,
         dataset=dataset,
+        protocol=protocol,
+        match_norm=match_norm,
         cache_bytes=cache_bytes,
         run=run,
         encoders=tuple(encoder or ()),
@@ -118,7 +159,7 @@ def evaluate(
         budget=budget,
         quiet=quiet,
         options=EvalOptions(
-            tasks=TASKS if task == "all" else (task,),
+            tasks=choose_tasks(task or (["all"] if dataset == ALL else []), augment=augment),
             fractions=tuple(fraction),
             draws=draws,
             seeds=seeds,
@@ -128,8 +169,9 @@ def evaluate(
             progress="none" if quiet else progress,
         ),
     )
-    with Interrupts() as interrupts:
-        outcome = evaluate_set(request, interrupts)
-    result = outcome.as_json() | {"seconds": time.monotonic() - start}
-    say(result, outcome.as_text(), as_json=as_json)
+    with joined(rank_device(pick_device(device))) as ranks, Interrupts() as interrupts:
+        outcome = evaluate_set(request, interrupts, Crew(ranks))
+    if ranks.first:
+        result = outcome.as_json() | {"seconds": time.monotonic() - start}
+        say(result, outcome.as_text(), as_json=as_json)
     budget.check(len(outcome.damaged), outcome.samples)

@@ -1,6 +1,6 @@
 """Bootstrap 95 % intervals over subjects, all labels of a test set resampled together.
 
-Axes: N test samples, L labels, M metrics (METRICS in order), R replicates, B replicates at a time,
+Axes: N test samples, L labels, M metrics in order, R replicates, B replicates at a time,
 S units (subjects, or images where the archive tells no subject).
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..shards.order import philox
-from .metrics import METRICS, Floats, measure
+from .metrics import METRICS, Floats, Settled, measure
 
 REPLICATES = 1000
 LEVELS = (0.025, 0.975)
@@ -65,13 +65,14 @@ def resamples(units: Units, *, seed: int, replicates: int = REPLICATES) -> Itera
 def bootstrap(
     target_NL: Floats,
     score_NL: Floats,
-    threshold_L: Sequence[float | None],
+    settled_L: Sequence[Settled],
     units: Units,
     *,
     seed: int,
     replicates: int = REPLICATES,
+    metrics: Sequence[str] = METRICS,
 ) -> Floats:
-    """Return every metric of every label in every replicate [R, L, M].
+    """Return the metrics of every label in every replicate [R, L, M].
 
     NaN in `target_NL` or `score_NL` leaves that sample out of that label. A replicate in which a
     metric is undefined, such as AUROC without positives, holds NaN.
@@ -79,16 +80,17 @@ def bootstrap(
     chunks = []
     used_NL = ~(np.isnan(target_NL) | np.isnan(score_NL))
     for weight_BN in resamples(units, seed=seed, replicates=replicates):
-        value_BLM = np.full((len(weight_BN), target_NL.shape[1], len(METRICS)), np.nan)
-        for label, threshold in enumerate(threshold_L):
+        value_BLM = np.full((len(weight_BN), target_NL.shape[1], len(metrics)), np.nan)
+        for label, settled in enumerate(settled_L):
             used_N = used_NL[:, label]
             values = measure(
                 target_NL[used_N, label],
                 score_NL[used_N, label],
                 weight_BN[:, used_N],
-                threshold=threshold,
+                settled,
+                metrics,
             )
-            value_BLM[:, label] = np.stack([values[name] for name in METRICS], axis=1)
+            value_BLM[:, label] = np.stack([values[name] for name in metrics], axis=1)
         chunks.append(value_BLM)
     return np.concatenate(chunks)
 

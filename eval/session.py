@@ -5,26 +5,33 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..contract import Folders, InputError, Stopped
-from ..files import safe_name, set_private
+from ..contract import Folders, InputError, Stopped, UsageError
+from ..files import read_json, safe_name, set_private
 from ..options import FaultBudget
 from ..shards.manifest import ShardSet
 from ..shards.reading.remote import open_remote
 from ..shards.reading.transfer import is_address
 from ..shards.write import options_for, write_shards
 from ..work import Interrupts
-from .chain import Overlap, Run, choose_run, norm_difference, overlap
-from .encoders.encoder import OurModel, Source
+from .chain import Run, choose_run, foreign_overlap, norm_difference, overlap
+from .encoders.crew import Crew
+from .encoders.encoder import SUPERVISED, OurModel, Source
 from .encoders.foreign import parse_encoder
-from .run import EvalOptions, Evaluation
-from .table import PROTOCOL, render
-from .testset import TestSet, open_testset
+from .encoders.matched import check_matchable
+from .results.papers import write_tables
+from .run import Evaluation
+from .statistics.lines import statistics_text
+from .statistics.published import comparable
+from .statistics.written import write_statistics
+from .table import render
+from .tasks.task import EvalOptions
+from .testset import CLEAN, TestSet, open_testset, prepared_under
 
-PHANTOM = "phantom"  # sets whose name begins so are drawn by `prep/phantoms`
+ALL = "all"  # every prepared set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,8 @@ class Request:
 
     root: Path
     dataset: str
+    protocol: str | None = None
+    match_norm: bool = False
     cache_bytes: int | None = None
     run: str | None
     encoders: tuple[str, ...]
@@ -44,19 +53,25 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of it: the content of each results.json, and where each lies."""
+    """What came of it: the content of each results.json, and where each lies.
+
+    `tables` are the files of the tables over all sets, where all were evaluated.
+    """
 
     dataset: str
     documents: Sequence[Mapping[str, Any]]
     paths: Sequence[Path]
     samples: int
+    tables: Sequence[Path] = ()
 
     def as_text(self) -> str:
         """Return the tables, and where everything is."""
-        return "\n".join(
-            f"{render(document)}\nresults and predictions: {path}\n"
+        parts = [
+            f"{render(document)}\n{statistics_text(document, path)}"
+            f"results and predictions: {path}\n"
             for document, path in zip(self.documents, self.paths, strict=True)
-        )
+        ]
+        return "\n".join([*parts, *(f"table of all sets: {path}" for path in self.tables)])
 
     @property
     def damaged(self) -> list[str]:
@@ -64,15 +79,17 @@ class Outcome:
         return sorted({key for document in self.documents for key in document["damaged"]})
 
     def as_json(self) -> dict[str, Any]:
-        """Return the one document of `--json`: the rows of every encoder together."""
+        """Return the one document of `--json`: the rows of every encoder and set together."""
+        documents = self.documents
         return {
             "dataset": self.dataset,
-            "protocol": PROTOCOL,
-            "phantom": self.dataset.startswith(PHANTOM),
-            "encoders": [document["encoder"]["name"] for document in self.documents],
+            "protocols": sorted({document["protocol"] for document in documents}),
+            "phantom": any(document["phantom"] for document in documents),
+            "encoders": list(dict.fromkeys(doc["encoder"]["name"] for doc in documents)),
             "paths": [str(path) for path in self.paths],
+            "tables": [str(path) for path in self.tables],
             "damaged": len(self.damaged),
-            "rows": [row for document in self.documents for row in document["rows"]],
+            "rows": [row for document in documents for row in document["rows"]],
         }
 
 
@@ -85,25 +102,59 @@ class _Asked:
     run: Run | None
 
 
-def evaluate_set(request: Request, interrupts: Interrupts) -> Outcome:
-    """Evaluate every encoder asked for on one set, and return what was found.
+def evaluate_set(request: Request, interrupts: Interrupts, crew: Crew) -> Outcome:
+    """Evaluate every encoder asked for on one set, or on all, and return what was found.
 
     Raises InputError when the set is not prepared or an encoder is not there, UsageError when an
     encoder has seen the test split, Stopped after a signal.
     """
-    if not is_address(request.dataset):
-        _check_prepared(request.root, safe_name(request.dataset))
-    asked = _encoders(request)
-    tests = open_testset(_shards(request, interrupts))
-    name = safe_name(tests.shards.name)
+    root, name, protocol = request.root, request.dataset, request.protocol
+    if name != ALL:
+        chosen = name if is_address(name) else choose_set(root, safe_name(name), protocol)
+        request = replace(request, dataset=chosen)
+        return _on_set(request, _encoders(request, crew), interrupts, crew)
+    names, asked = all_sets(root, protocol), _encoders(request, crew)
+    outcomes = []
+    for name in names:
+        try:
+            outcomes.append(_on_set(replace(request, dataset=name), asked, interrupts, crew))
+        except UsageError as error:  # of this set, such as one that the encoder has seen
+            _tell(request, crew, f"{name} is left out: {error.what}")
+    if not outcomes:
+        raise UsageError("no prepared set can be evaluated", where=str(root))
+    paths = [path for outcome in outcomes for path in outcome.paths]
+    folders = list(dict.fromkeys(path.parent for path in paths))
+    tables = [path for folder in folders for path in write_tables(folder, write=crew.first)]
+    return Outcome(
+        dataset=ALL,
+        documents=[document for outcome in outcomes for document in outcome.documents],
+        paths=paths,
+        samples=sum(outcome.samples for outcome in outcomes),
+        tables=tables,
+    )
+
+
+def _on_set(
+    request: Request, asked: Sequence[_Asked], interrupts: Interrupts, crew: Crew
+) -> Outcome:
+    """Evaluate every encoder asked for on one set."""
+    with crew.first_before():
+        opened = _shards(request, interrupts)
+    tests = open_testset(opened)
+    if request.protocol not in (None, tests.protocol):
+        raise UsageError(
+            f"{tests.shards.name} was prepared under the protocol {tests.protocol}, not "
+            f"{request.protocol}"
+        )
     documents, paths = [], []
     for each in asked:
         _set_private(tests, each)
-        folder = each.folder / "eval" / name
-        facts = _facts(request, tests, each)
-        if not request.resume:
+        folder = each.folder / "eval" / safe_name(tests.shards.name)
+        matched, facts = _facts(request, tests, each, crew)
+        if not request.resume and crew.first:
             shutil.rmtree(folder, ignore_errors=True)
-        evaluation = Evaluation(each.source, tests, folder, request.options)
+        crew.meet()
+        evaluation = Evaluation(each.source, matched, folder, request.options, crew)
         try:
             documents.append(evaluation.run(facts, interrupts))
         except Stopped as stopped:
@@ -111,37 +162,68 @@ def evaluate_set(request: Request, interrupts: Interrupts) -> Outcome:
             stopped.todo = stopped.todo.replace(" --no-resume", "")
             raise
         paths.append(folder)
-    samples = sum(len(part.ordinals) for part in tests.splits.values())
+    if crew.first:
+        write_statistics(paths, tests)
+    samples = sum(len(films) for films in tests.films.values())
+    name = safe_name(tests.shards.name)
     return Outcome(dataset=name, documents=documents, paths=paths, samples=samples)
 
 
-def _check_prepared(root: Path, name: str) -> None:
+def choose_set(root: Path, name: str, protocol: str | None) -> str:
+    """Return the prepared or sharded set of this name and protocol.
+
+    Under another protocol than `clean` an archive's set is called `<archive>-<protocol>`. Raises
+    InputError when it is not there.
+    """
     folders = Folders(root)
-    if name not in (*folders.names("prepared"), *folders.names("shards")):
+    there = (*folders.names("prepared"), *folders.names("shards"))
+    names = [name] if protocol in (None, CLEAN) else [f"{name}-{protocol}", name]
+    for each in names:
+        if each in there:
+            return each
+    more = f" --protocol {protocol}" if protocol not in (None, CLEAN) else ""
+    raise InputError(
+        f"{names[0]} is not prepared",
+        where=str(folders.prepared(names[0])),
+        todo=f"prepare it first: imitate prep {name} SRC{more}",
+    )
+
+
+def all_sets(root: Path, protocol: str | None) -> list[str]:
+    """Return the names of all prepared sets, or of those of a protocol; InputError without one."""
+    folders = Folders(root)
+    names = [
+        name
+        for name in folders.names("prepared")
+        if protocol in (None, prepared_under(read_json(folders.prepared(name) / "card.json")))
+    ]
+    if not names:
         raise InputError(
-            f"{name} is not prepared",
-            where=str(folders.prepared(name)),
-            todo=f"prepare it first: imitate prep {name} SRC",
+            "no set is prepared" + (f" under the protocol {protocol}" if protocol else ""),
+            where=str(folders.root / "data" / "prepared"),
+            todo="prepare one first: imitate prep rsna SRC",
         )
+    return names
 
 
-def _encoders(request: Request) -> list[_Asked]:
+def _encoders(request: Request, crew: Crew) -> list[_Asked]:
     """Return the run, unless only weights from elsewhere are asked for, and those weights."""
     asked = []
     if request.run is not None or not request.encoders:
         run = choose_run(request.root, request.run)
-        _tell(request, f"evaluating run {run.name}, finished {run.finished}")
+        _tell(request, crew, f"evaluating run {run.name}, finished {run.finished}")
         source: Source = OurModel(
             run.folder / "model", name=run.name, seed=run.seed, access=run.access
         )
         asked.append(_Asked(source=source, folder=run.folder, run=run))
     for text in request.encoders:
         source = parse_encoder(text)
-        name = safe_name(f"encoder-{source.name}-{source.digest[:8]}")
+        plain = source.name.removesuffix(SUPERVISED)
+        name = safe_name(f"encoder-{plain}-{source.digest[:8]}")
         folder = Folders(request.root).run(name)
         asked.append(_Asked(source=source, folder=folder, run=None))
         if "zeroshot" in request.options.tasks and not source.reads_text:
-            _tell(request, f"{source.name} has no text side: linear probe only")
+            _tell(request, crew, f"{source.name} has no text side: no zero-shot")
     return asked
 
 
@@ -166,22 +248,36 @@ def _shards(request: Request, interrupts: Interrupts) -> ShardSet:
     return ShardSet.open(folders.shards(name))
 
 
-def _facts(request: Request, tests: TestSet, asked: _Asked) -> dict[str, Any]:
-    """Return what a reader of the numbers must know beside them; refuse an overlap."""
-    seen = Overlap(training_set=asked.source.name, note="weights from elsewhere do not tell")
+def _facts(
+    request: Request, tests: TestSet, asked: _Asked, crew: Crew
+) -> tuple[TestSet, dict[str, Any]]:
+    """Return the set as this encoder is to see it, and what a reader of the numbers must know.
+
+    Raises UsageError for an overlap under `clean`, and for grey levels that cannot be matched.
+    """
+    seen = foreign_overlap(tests, asked.source)
+    differs = None
     if asked.run is not None:
         seen = overlap(tests, asked.run, request.root)
-        for line in norm_difference(tests, asked.run, request.root):
-            _tell(request, line)
-    _tell(request, str(seen))
-    seen.check()
-    counts = tests.shards.card.get("prep", {}).get("counts", {})
-    return {
-        "phantom": tests.shards.name.startswith(PHANTOM),
+        differs = norm_difference(tests, asked.run, request.root)
+    if differs and request.match_norm:
+        check_matchable(differs.trained, differs.tested)
+        tests = replace(tests, norm=differs.trained)
+    elif differs:
+        _tell(request, crew, f"{differs}; --match-norm brings them nearer")
+    _tell(request, crew, str(seen))
+    if tests.protocol == CLEAN:
+        seen.check()
+    prepared = tests.shards.card.get("prep", {})
+    return tests, {
+        "archive": tests.archive,
+        "phantom": tests.phantom,
         "access": _access(tests, asked),
         "overlap": asdict(seen),
-        "label_source": counts.get("label_source", {}),
+        "notes": list(prepared.get("notes", [])),
+        "label_source": prepared.get("counts", {}).get("label_source", {}),
         "image": dict(asked.source.image),
+        "published": [asdict(number) for number in comparable(tests)],
     }
 
 
@@ -194,6 +290,6 @@ def _set_private(tests: TestSet, asked: _Asked) -> None:
         set_private(access)
 
 
-def _tell(request: Request, line: str) -> None:
-    if not request.quiet:
+def _tell(request: Request, crew: Crew, line: str) -> None:
+    if not request.quiet and crew.first:
         sys.stderr.write(f"{line}\n")

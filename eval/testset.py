@@ -1,21 +1,29 @@
-"""The shard set that is evaluated: its labels, its splits, its label fractions.
+"""The shard set that is evaluated: its labels, its splits, its protocol, its label fractions.
 
 Axes: N samples, L labels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..contract import SPLITS, InputError
+from ..contract import SPLITS, InputError, UsageError
 from ..prep.policy import FRONTAL
+from ..prep.protocols.fractions import draw_fraction
+from ..prep.protocols.protocol import Protocol, load_protocol
 from ..shards.manifest import ShardSet
-from ..shards.order import Ordinals, permutation
+from ..shards.order import Ordinals
+from ..shards.reader import ShardReader
+from .encoders.matched import MatchedReader
 from .metrics import Floats
+
+CLEAN = "clean"
+LEAKING = ("mgca",)  # protocols whose code trains on pictures of other splits too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +40,51 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class TestSet:
-    """A labelled shard set: label names, and the labelled frontal samples of each split."""
+    """A shard set: the frontal films of each split, and those of them that have labels.
+
+    `protocol` is the one that the set was prepared under. With `norm`, grey levels are brought to
+    it on reading, so pictures must come from `reader()`.
+    """
 
     __test__ = False  # not a test, whatever pytest makes of the name
 
     shards: ShardSet
     labels: tuple[str, ...]
     splits: Mapping[str, Samples]
+    films: Mapping[str, Ordinals]
+    protocol: str = CLEAN
+    norm: str | None = None
+
+    def reader(self) -> ShardReader:
+        """Return a reader of the set's pictures."""
+        return (
+            ShardReader(self.shards) if self.norm is None else MatchedReader(self.shards, self.norm)
+        )
+
+    @property
+    def identity(self) -> list[str | None]:
+        """What the pictures depend on, as all that is computed from them does."""
+        return [self.shards.digest, self.norm]
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the set may be called: its own name, then that of its archive."""
-        return self.shards.name, str(self.of("dataset", self.test)[0])
+        return self.shards.name, self.archive
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the films are drawn by `prep/phantoms`, as the set's name then begins."""
+        return self.shards.name.startswith("phantom")
+
+    @property
+    def archive(self) -> str:
+        """The archive that the set was prepared from."""
+        codes, names = self.shards.codes("dataset")
+        return str(names[codes[0]])
 
     @property
     def test(self) -> Samples:
-        """The test split."""
+        """The labelled test split."""
         return self.splits["test"]
 
     def of(self, column: str, samples: Samples) -> list[str | None]:
@@ -55,51 +92,90 @@ class TestSet:
         values = self.shards.column(column)
         return [values[i] for i in samples.ordinals]
 
+    def fraction(self, split: str, fraction: float, *, draw: int) -> Samples:
+        """Return a fraction of the labelled samples of a split, as `drawn` draws it."""
+        samples = self.splits[split]
+        chosen = self.drawn(samples.ordinals, fraction, draw=draw)
+        return samples.only(np.isin(samples.ordinals, chosen))
+
+    def drawn(self, ordinals: Ordinals, fraction: float, *, draw: int) -> Ordinals:
+        """Return a fraction of these samples as the set's protocol draws it, ascending.
+
+        Draw 0 has the published seed, each further draw the next one.
+        """
+        columns = (self.shards.column(name) for name in ("key", "subject_id", "labels"))
+        keys, subjects, labels = columns
+        place = {str(keys[i]): int(i) for i in ordinals}
+        ids = sorted(place)
+        chosen = draw_fraction(
+            rules_of(self.archive, self.protocol),
+            ids,
+            fraction,
+            subjects={key: str(s) for key in ids if (s := subjects[place[key]]) is not None},
+            classes={key: _class(labels[place[key]]) for key in ids},
+            draw=draw,
+        )
+        return np.array(sorted(place[key] for key in chosen), dtype=np.int64)
+
+
+def rules_of(archive: str, protocol: str) -> Protocol:
+    """Return the rules of a protocol for an archive; those of `clean` for any other archive."""
+    try:
+        return load_protocol(archive, protocol)
+    except InputError:  # its splits are lists, which the prepared set has followed
+        return load_protocol(archive, protocol, lists=Path())
+    except UsageError:
+        return Protocol(
+            dataset=archive,
+            name=CLEAN,
+            digest="",
+            source="",
+            rules=(),
+            fractions={"draw": "subject"},
+        )
+
+
+def prepared_under(card: Mapping[str, Any]) -> str:
+    """Return the protocol that a prepared set's card names; `clean` where it names none."""
+    facts = card.get("archive", {}).get("protocol") or {}
+    return str(facts.get("name", CLEAN))
+
 
 def open_testset(shards: ShardSet) -> TestSet:
     """Gather targets from the manifest's labels: 1 present, 0 absent, all else left out.
 
-    Raises InputError when the set has no label, or its test split none.
+    Under a protocol whose code trains on pictures of other splits, they are in train here too.
     """
     marks = [_certain(row) for row in shards.column("labels")]
-    views = shards.column("view")
     labels = tuple(sorted({name for row in marks for name in row}))
-    if not labels:
-        raise InputError(
-            "the set has no label to evaluate against",
-            where=shards.name,
-            todo="evaluate a set with labels, such as rsna, openi or mimic",
-        )
+    views = shards.column("view")
     seen = {None, *FRONTAL}  # evaluation stays frontal, also in a set prepared with all views
+    films = {
+        split: np.array([i for i in shards.rows(split) if views[i] in seen], dtype=np.int64)
+        for split in SPLITS
+    }
+    protocol = prepared_under(shards.card.get("prep", {}))
+    if protocol in LEAKING:
+        films["train"] = np.union1d(films["train"], _also_trained_on(shards, films))
     splits = {}
-    for split in SPLITS:
-        rows = [int(i) for i in shards.rows(split) if marks[i] and views[i] in seen]
-        target_NL = np.array(
-            [[marks[i].get(name, np.nan) for name in labels] for i in sorted(rows)]
-        )
-        splits[split] = Samples(
-            ordinals=np.array(sorted(rows), dtype=np.int64),
-            targets=target_NL.reshape(len(rows), len(labels)),
-        )
-    target_NL = splits["test"].targets
-    if not ((target_NL == 1).any(axis=0) & (target_NL == 0).any(axis=0)).any():
-        raise InputError(
-            "no label of the set's test split is both present and absent", where=shards.name
-        )
-    return TestSet(shards=shards, labels=labels, splits=splits)
+    for split, ordinal_N in films.items():
+        rows = np.array([i for i in ordinal_N if marks[i]], dtype=np.int64)
+        target_NL = np.array([[marks[i].get(name, np.nan) for name in labels] for i in rows])
+        splits[split] = Samples(ordinals=rows, targets=target_NL.reshape(len(rows), len(labels)))
+    return TestSet(shards=shards, labels=labels, splits=splits, films=films, protocol=protocol)
+
+
+def _also_trained_on(shards: ShardSet, films: Mapping[str, Ordinals]) -> Ordinals:
+    """Return the films outside train whose metadata says `also: train`."""
+    others = np.sort(np.concatenate([films["validate"], films["test"]]))
+    told = ShardReader(shards).texts(others)
+    also = [document["metadata"].get("also") == "train" for document in told]
+    return np.asarray(others[np.array(also, dtype=bool)])
 
 
 def _certain(labels: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in dict(labels).items() if value in (0.0, 1.0)}
 
 
-def subset(samples: Samples, fraction: float, *, seed: int, draw: int) -> Samples:
-    """Return a label fraction of the training samples, drawn image by image, not stratified.
-
-    The smaller fractions of one draw lie within its larger ones. Counts round down, with at least
-    one sample: RSNA's 16,010 give 160 at 1 % and 1,601 at 10 %, as published.
-    """
-    n = len(samples.ordinals)
-    size = max(1, math.floor(round(fraction * n, 6)))
-    order_N = permutation(n, purpose="eval/labels", seed=seed, epoch=draw)
-    return samples.only(np.sort(order_N[:size]))
+def _class(labels: Mapping[str, float]) -> str:
+    return " ".join(sorted(name for name, value in labels.items() if value == 1))

@@ -69,6 +69,20 @@ def test_a_signal_is_noted_and_raised_between_tasks() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_warning_of_a_batch_system_stops_however_often_it_comes() -> None:
+    with Interrupts() as interrupts:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(Stopped) as caught:
+            interrupts.check()
+    assert (caught.value.code, caught.value.warned) == (143, True)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped) as caught:
+            interrupts.check()
+    assert not caught.value.warned
+
+
 def test_second_interrupt_ends_the_process_at_once() -> None:
     code = (
         "import os, signal\n"

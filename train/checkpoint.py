@@ -46,23 +46,26 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run.
 
-    Kept are the last `keep`, counting those at multiples of `every` samples; one in between, from
-    an interrupt, goes when the next is written, so that an interrupted run ends with the same
-    files as one that was not.
+    Kept are the last `keep`, counting those at multiples of `every` samples, and the best; one in
+    between, from an interrupt, goes when the next is written, so that an interrupted run ends with
+    the same files as one that was not.
     """
 
     def __init__(self, folder: Path, *, every: int, keep: int) -> None:
         self.folder, self.every, self.keep = folder, every, keep
 
-    def save(self, samples: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write the checkpoint at `samples` consumed, then remove those no longer kept."""
+    def save(self, samples: int, tensors: Mapping[str, Tensor], *, best: int | None = None) -> None:
+        """Write the checkpoint at `samples` consumed, then remove those no longer kept.
+
+        `best` is the best one so far, by its samples.
+        """
         mark = self._mark(samples)
         weights = mark.with_suffix(".safetensors")
         with atomic(weights) as partial:
             save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial)
         body = {"samples": samples, "tensors_blake3": blake3_file(weights)}
         write_json(mark, {**body, "digest": digest_of(body)})
-        self._prune(samples)
+        self._prune(samples, best)
 
     def latest(self, tell: Callable[[str], None]) -> Checkpoint | None:
         """Return the newest intact checkpoint, or None for a run that has none yet.
@@ -85,13 +88,18 @@ class Checkpoints:
             )
         return None
 
+    def at(self, samples: int) -> Checkpoint:
+        """Return the checkpoint at `samples` consumed; InputError when it is damaged or missing."""
+        return _read(self._mark(samples))
+
     def _mark(self, samples: int) -> Path:
         return self.folder / f"samples-{samples:012d}.json"
 
-    def _prune(self, newest: int) -> None:
+    def _prune(self, newest: int, best: int | None) -> None:
         marks = {int(path.stem.removeprefix("samples-")) for path in self.folder.glob("*.json")}
         regular = sorted((n for n in marks - {newest} if n % self.every == 0), reverse=True)
-        kept = {self._mark(samples).stem for samples in (newest, *regular[: self.keep - 1])}
+        numbers = (newest, *regular[: self.keep - 1], *(() if best is None else (best,)))
+        kept = {self._mark(samples).stem for samples in numbers}
         for path in sorted(self.folder.glob("samples-*")):  # the mark goes before its tensors
             if path.stem not in kept:
                 path.unlink()
@@ -130,9 +138,20 @@ def restore(
     try:
         model.load_state_dict({n: kinds.pop("model") for n, kinds in held.items()})
         names = {parameter: name for name, parameter in model.named_parameters()}
-        order = [names[p] for group in optimizer.param_groups for p in group["params"]]
-        states = {index: held[name] for index, name in enumerate(order) if held[name]}
+        order = [p for group in optimizer.param_groups for p in group["params"]]
+        states = {
+            index: {key: _laid_out(tensor, p) for key, tensor in held[names[p]].items()}
+            for index, p in enumerate(order)
+            if held[names[p]]
+        }
     except (KeyError, RuntimeError):
         raise InputError("the checkpoint holds the weights of another model") from None
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return a tensor of a parameter's shape in that one's order of memory, as fused steps need."""
+    if tensor.shape != parameter.shape:
+        return tensor
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +65,23 @@ Threads = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RESOURCES)
 ]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        min=1,
+        help="Train on so many GPUs of this machine; several machines: torchrun.",
+        rich_help_panel=RESOURCES,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Settings of a machine that change no result: 1x24GB or 8x80GB.",
+        rich_help_panel=RESOURCES,
+    ),
+]
 Cache = Annotated[
     str,
     typer.Option(
@@ -89,6 +107,47 @@ AllowDownload = Annotated[
     ),
 ]
 
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        help="Also tell a tracker: tensorboard, or FILE.py:CLASS of your own.",
+        rich_help_panel=IO,
+    ),
+]
+AllowOnline = Annotated[
+    bool,
+    typer.Option(
+        "--allow-online",
+        help="Let a tracker send scalars and the recipe of restricted data elsewhere.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+Requeue = Annotated[
+    bool,
+    typer.Option(
+        "--requeue",
+        help="In a SLURM job, ask for it to be queued again after SIGUSR1.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+Trial = Annotated[
+    bool,
+    typer.Option(
+        "--trial",
+        help="With --dry-run: time some steps here, for the hours.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate",
+        help="With --dry-run: samples a second, for the hours.",
+        rich_help_panel=BEHAVIOUR,
+    ),
+]
+
 config = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
 
 
@@ -107,12 +166,19 @@ def train(
     cache_bytes: CacheBytes = None,
     workers: Threads = None,
     device: Device = "auto",
+    gpus: Gpus = None,
+    preset: Preset = None,
     cache: Cache = "none",
     reader: Reader = "imitate",
     allow_download: AllowDownload = False,
+    track: Track = None,
+    allow_online: AllowOnline = False,
+    requeue: Requeue = False,
     resume: Resume = True,
     max_failures: MaxFailures = "0.001%",
     dry_run: DryRun = False,
+    trial: Trial = False,
+    rate: Rate = None,
     as_json: Json = False,
     quiet: Quiet = False,
     progress: Progress = "auto",
@@ -120,12 +186,15 @@ def train(
     """Train a recipe on a shard set; the same command goes on where it stopped."""
     from dataclasses import asdict
 
+    from .bound import TrainOptions, bind
+    from .distribution.launch import check_gpus, launch, launched
     from .forecast import forecast
-    from .recipes.recipe import load_recipe
-    from .run import TrainOptions, bind
+    from .recipes.recipe import load_recipe, preset_settings
     from .run import train as train_run
 
-    chosen = load_recipe(recipe, (*(settings or ()), *_reader_setting(reader)))
+    chosen = load_recipe(
+        recipe, (*preset_settings(preset), *(settings or ()), *_reader_setting(reader))
+    )
     options = TrainOptions(
         data=data,
         cache_bytes=cache_bytes,
@@ -136,22 +205,23 @@ def train(
         device=device,
         cache=cache,
         allow_download=allow_download,
+        track=track,
+        allow_online=allow_online,
+        requeue=requeue,
         progress=progress,
         quiet=quiet,
     )
+    _check_forecast(rate, only_forecast=dry_run, timed=trial)
     if dry_run:
-        found = forecast(bind(root, chosen, options), allow_download=allow_download)
+        found = forecast(
+            bind(root, chosen, options), allow_download=allow_download, rate=rate, trial=trial
+        )
         say(asdict(found), found.text(), as_json=as_json)
         return
-    report = train_run(root, chosen, options)
-    result = {
-        "run": report.run,
-        "steps": report.steps,
-        "samples": report.samples,
-        "loss": report.loss,
-        "seconds": report.seconds,
-    }
-    say(result, _sentence(report, root), as_json=as_json)
+    if gpus is not None and gpus > 1 and not launched():
+        check_gpus(gpus, device)
+        raise typer.Exit(launch(gpus, sys.argv[1:]))
+    _say_result(train_run(root, chosen, options), root, as_json=as_json)
 
 
 def _reader_setting(reader: str) -> tuple[str, ...]:
@@ -159,6 +229,21 @@ def _reader_setting(reader: str) -> tuple[str, ...]:
     if reader not in ("imitate", "webdataset"):
         raise UsageError(f"--reader {reader!r} is not one of imitate, webdataset")
     return ("data.order=webdataset",) if reader == "webdataset" else ()
+
+
+def _check_forecast(rate: float | None, *, only_forecast: bool, timed: bool) -> None:
+    """Raise UsageError for options of a forecast that do not go together."""
+    if (timed or rate is not None) and not only_forecast:
+        raise UsageError("--trial and --rate are for --dry-run")
+    if rate is not None and (timed or not rate > 0):
+        raise UsageError("--rate is a positive number of samples a second, and not with --trial")
+
+
+def _say_result(report: TrainReport, root: Path, *, as_json: bool) -> None:
+    if report.shown:
+        said = ("run", "steps", "samples", "loss", "seconds")
+        result = {name: getattr(report, name) for name in said}
+        say(result, _sentence(report, root), as_json=as_json)
 
 
 def _sentence(report: TrainReport, root: Path) -> str:

@@ -17,12 +17,12 @@ from ..contract import Folders, InputError, UsageError
 from ..files import digest_of, read_json, safe_name, write_json, write_text
 from ..schema import SCHEMA_VERSION
 from ..shards.manifest import ShardSet
-from ..shards.order import Ordinals
+from ..shards.order import EpochPlan, Ordinals, Plan, StudyPlan, Window
 from ..shards.reading.remote import open_remote
 from ..shards.reading.transfer import is_address
 from ..work import command_line
 from .recipes.config import differences, read_yaml, to_tree, to_yaml
-from .recipes.recipe import Recipe
+from .recipes.recipe import Recipe, deciding
 
 PACKAGES = ("imitate-cxr", "torch", "transformers", "numpy", "opencv-python-headless")
 
@@ -33,6 +33,29 @@ def training_rows(shards: ShardSet) -> Ordinals:
     findings, impression = (np.asarray(shards.column(f"n_{s}")) for s in ("findings", "impression"))
     has_text = (findings[rows] > 0) | (impression[rows] > 0)
     return np.asarray(rows[has_text])
+
+
+def plan_of(recipe: Recipe, shards: ShardSet) -> Plan:
+    """Return which samples each step of a recipe sees."""
+    rows, size = training_rows(shards), recipe.data.window
+    window = Window(size=size, blocks=shards.codes("shard")[0][rows]) if size else None
+    batch, seed = recipe.data.batch, recipe.seed
+    if recipe.data.unit == "image":
+        return EpochPlan(rows, seed=seed, global_batch=batch, window=window)
+    studies = study_numbers(shards, rows)
+    return StudyPlan(
+        rows, studies, seed=seed, global_batch=batch, films=recipe.films, window=window
+    )
+
+
+def study_numbers(shards: ShardSet, rows: Ordinals) -> Ordinals:
+    """Return a number for each sample, equal for films of one study; alone where none is told."""
+    keys, archives, studies = (shards.column(name) for name in ("key", "dataset", "study_id"))
+    numbers: dict[tuple[str, ...], int] = {}
+    named = (
+        (archives[row], studies[row]) if studies[row] else (keys[row],) for row in rows.tolist()
+    )
+    return np.array([numbers.setdefault(name, len(numbers)) for name in named], dtype=np.int64)
 
 
 def choose_set(
@@ -129,9 +152,9 @@ def _check_same(run: Identity) -> None:
     card = run.card()
     if card is None:
         return
-    there = read_yaml(run.folder / "recipe.yaml") | {"data set": card["dataset"]["digest"]}
-    here = to_tree(run.recipe) | {"data set": run.shards.digest}
-    found = differences(there, here)
+    there = read_yaml(run.folder / "recipe.yaml"), card["dataset"]["digest"]
+    here = to_tree(run.recipe), run.shards.digest
+    found = differences(*(deciding(tree) | {"data set": data} for tree, data in (there, here)))
     if found:
         raise UsageError(
             "the run of this name has another recipe or other data:\n  " + "\n  ".join(found),
@@ -148,6 +171,8 @@ def new_card(run: Identity, facts: Mapping[str, Any], *, device: torch.device) -
         "name": run.name,
         "recipe": run.recipe.name,
         "recipe_digest": run.recipe.digest,
+        "recipe_file_digest": digest_of(to_tree(run.recipe)),  # also of how steps are computed
+        "supervision": run.recipe.supervision,
         "seed": run.recipe.seed,
         "access": run.shards.access,
         "dataset": {
@@ -173,7 +198,7 @@ def machine_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
     """Return a line on what differs between two cards that may change the last bits, or None."""
     was = {**before["versions"], **before["run"]}
     is_ = {**now["versions"], **now["run"]}
-    names = ("device", "threads", "torch", "numpy")
+    names = ("device", "ranks", "threads", "torch", "numpy")
     changed = [f"{n} {was.get(n)} before, {is_[n]} now" for n in names if was.get(n) != is_[n]]
     if not changed:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import sys
@@ -14,9 +13,9 @@ from typing import Any, BinaryIO
 
 from ..contract import InputError, UsageError
 from ..files import write_bytes
+from .records.tracker import Tracking
 
 TIMED = ("samples_per_s", "data_wait")  # the fields that may differ between equal runs
-CURVE_POINTS = 500  # points of a curve; more would only be a thick line
 
 Row = dict[str, Any]
 
@@ -26,11 +25,14 @@ class Logbook:
 
     `metrics.jsonl` has one line a step: step (counted from 1), samples (consumed so far), epoch
     (from 0), loss, loss/<term>, lr, samples_per_s, and data_wait (share of the step's time spent
-    waiting for data).
+    waiting for data); after a step that was validated also validate/…. A `tracker` is told the
+    same.
     """
 
-    def __init__(self, folder: Path, *, quiet: bool = False) -> None:
-        self.folder, self.quiet = folder, quiet
+    def __init__(
+        self, folder: Path, *, quiet: bool = False, tracking: Tracking | None = None
+    ) -> None:
+        self.folder, self.quiet, self.tracking = folder, quiet, tracking
         self.metrics = folder / "metrics.jsonl"
         self._log: BinaryIO
         self._lines: BinaryIO
@@ -52,6 +54,8 @@ class Logbook:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self.tracking is not None:
+            self.tracking.end(self.tell)
         self._lines.close()
         self._log.close()
 
@@ -68,6 +72,8 @@ class Logbook:
         """Append the metrics of one step."""
         self._lines.write(json.dumps(row, sort_keys=True).encode() + b"\n")
         self._lines.flush()
+        if self.tracking is not None:
+            self.tracking.log(row, self.tell)
 
     def sync(self) -> None:
         """Make the metrics durable; to be called before a checkpoint is written."""
@@ -79,13 +85,17 @@ class Logbook:
         self._lines.close()
         write_bytes(self.metrics, b"".join(kept))
         self._lines = self.metrics.open("ab")
+        if self.tracking is not None:
+            self.tracking.begin(step, self.tell)
 
     def rows(self) -> list[Row]:
         """Return the metrics of every step so far."""
         return read_metrics(self.metrics)
 
     def draw(self) -> None:
-        """Draw curves.png: the loss, its terms and the learning rate over the samples."""
+        """Draw curves.png: losses, retrieval and the learning rate over the samples."""
+        from .records.curves import draw_curves
+
         rows = self.rows()
         if rows:
             write_bytes(self.folder / "curves.png", draw_curves(rows))
@@ -105,32 +115,3 @@ def _numbered(path: Path) -> list[tuple[bytes, Row]]:
 def read_metrics(path: Path) -> list[Row]:
     """Return the rows of a metrics.jsonl, one for each step."""
     return [row for _, row in _numbered(path)]
-
-
-def _thinned(rows: list[Row]) -> list[Row]:
-    """Return at most CURVE_POINTS rows, each the mean of as many steps."""
-    size = -(-len(rows) // CURVE_POINTS)
-    groups = [rows[at : at + size] for at in range(0, len(rows), size)]
-    return [{k: sum(row[k] for row in group) / len(group) for k in group[0]} for group in groups]
-
-
-def draw_curves(rows: list[Row]) -> bytes:
-    """Return the curves of a run as a PNG picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6))
-    FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    rows = _thinned(rows)
-    samples = [row["samples"] for row in rows]
-    for name in sorted(key for key in rows[-1] if key == "loss" or key.startswith("loss/")):
-        above.plot(samples, [row[name] for row in rows], label=name, linewidth=1)
-    above.set_ylabel("loss")
-    above.legend(loc="upper right", fontsize="small")
-    below.plot(samples, [row["lr"] for row in rows], linewidth=1)
-    below.set_ylabel("learning rate")
-    below.set_xlabel("samples consumed")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()

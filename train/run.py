@@ -3,71 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
+import dataclasses
+import functools
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..contract import InputError, Stopped, UsageError
+from ..contract import InputError, Stopped
 from ..files import blake3_file, set_private, write_json
-from ..options import FaultBudget
-from ..shards.manifest import ShardSet
-from ..shards.order import EpochPlan, Window
-from ..shards.reader import ONE_IN_100_000, Batch, iterate
 from ..shards.reading.source import PictureSource
-from ..shards.reading.stock import stock_batches
 from ..work import Interrupts, Progress
+from .bound import Bound, TrainOptions, bind_together, pick_device
 from .checkpoint import Checkpoints
-from .feed import feed
-from .identity import Identity, choose_set, identify, machine_change, new_card, training_rows
+from .distribution.group import joined, rank_device
+from .distribution.ranks import ALONE
+from .distribution.slurm import requeued
+from .feed import default_workers, feed, pictures_of
+from .identity import machine_change, new_card
 from .logbook import Logbook
-from .loop import Length, Loop
+from .loop import Loop
 from .network.folder import save_model
 from .objective.diagnosis import Diagnosis, diagnose_prior
-from .objective.loss import Section
+from .objective.loss import Branch
 from .parts import Parts, build_parts, open_pictures
+from .recipes.config import to_tree
 from .recipes.recipe import Recipe
+from .records.tracker import Tracking
+from .validation.outcome import outcome, take_state
+from .validation.schedule import Validation
 
-MOST_THREADS = 16  # of the feed, unless asked for
-CACHES = ("none", "host", "device")  # where decoded pictures are kept
 DIAGNOSED = 8  # batches of the first epoch that the diagnosis of the prior looks at
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """What a run is told beside its recipe; nothing here changes its result."""
-
-    data: str | None = None
-    cache_bytes: int | None = None
-    name: str | None = None
-    workers: int | None = None
-    resume: bool = True
-    budget: FaultBudget = ONE_IN_100_000
-    device: str = "auto"
-    cache: str = "none"
-    allow_download: bool = False
-    progress: str = "auto"
-    quiet: bool = False
-
-    @property
-    def progress_mode(self) -> str:
-        """How progress is shown."""
-        return "none" if self.quiet else self.progress
-
-    def tell(self, line: str) -> None:
-        """Say something on stderr before there is a log."""
-        if not self.quiet:
-            sys.stderr.write(f"{line}\n")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainReport:
-    """What became of a run; `fresh` if it was finished before."""
+    """What became of a run; `fresh` if it was finished before, `shown` by one rank alone."""
 
     run: str
     path: Path
@@ -78,62 +51,7 @@ class TrainReport:
     seconds: float
     damaged: int
     fresh: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """A recipe bound to a shard set: which samples, in which order, for how long, and where."""
-
-    recipe: Recipe
-    shards: ShardSet
-    plan: EpochPlan
-    length: Length
-    run: Identity
-    device: torch.device
-
-
-def bind(root: Path, recipe: Recipe, options: TrainOptions) -> Bound:
-    """Settle everything that can be refused before any work is done; write nothing.
-
-    Raises UsageError for options that cannot be, InputError for missing or damaged shards.
-    """
-    device = pick_device(options.device)
-    if options.cache not in CACHES:
-        raise UsageError(f"--cache {options.cache!r} is not one of {', '.join(CACHES)}")
-    if recipe.data.order == "webdataset" and (options.cache != "none" or options.cache_bytes):
-        raise UsageError("webdataset reads the shards itself: no --cache, no --cache-bytes")
-    shards = choose_set(root, options.data, cache_bytes=options.cache_bytes, quiet=options.quiet)
-    plan = plan_of(recipe, shards)
-    length = Length(
-        global_batch=recipe.data.batch,
-        steps_per_epoch=plan.steps_per_epoch,
-        epochs=recipe.optim.epochs,
-    )
-    run = identify(root, recipe, shards, name=options.name, resume=options.resume)
-    return Bound(recipe=recipe, shards=shards, plan=plan, length=length, run=run, device=device)
-
-
-def plan_of(recipe: Recipe, shards: ShardSet) -> EpochPlan:
-    """Return which samples each step of a recipe sees."""
-    rows, size = training_rows(shards), recipe.data.window
-    window = Window(size=size, blocks=shards.codes("shard")[0][rows]) if size else None
-    return EpochPlan(rows, seed=recipe.seed, global_batch=recipe.data.batch, window=window)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` stands for; UsageError when there is none."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {name!r} is not one of auto, cpu, cuda")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UsageError("--device cuda: torch finds no GPU", todo="use --device cpu, or auto")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def default_workers(device: torch.device | None = None) -> int:
-    """Return the threads of the feed: one a core, but one where a CPU trains at the same time."""
-    alone = device is None or device.type == "cuda"
-    return min(len(os.sched_getaffinity(0)), MOST_THREADS) if alone else 1
+    shown: bool
 
 
 def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
@@ -144,13 +62,43 @@ def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
     InputError for missing or damaged shards, weights or text encoders.
     """
     start = time.monotonic()
-    bound = bind(root, recipe, options)
-    card = bound.run.finished()
-    if card is not None:
-        return _report(bound, card, time.monotonic() - start, fresh=True)
-    set_private(bound.shards.access)
+    with joined(rank_device(pick_device(options.device))) as ranks:
+        bound = bind_together(root, recipe, options, ranks)
+        fresh = bound.run.finished() is not None
+        if not fresh:
+            set_private(bound.shards.access)
+            silent = dataclasses.replace(options, quiet=True)
+            with requeued(ranks) if options.requeue else contextlib.nullcontext():
+                _train(bound, options if ranks.first else silent, start)
+            ranks.told("finished")
+        card = bound.run.finished()
+    assert card is not None
+    return _report(bound, card, time.monotonic() - start, fresh=fresh)
+
+
+def _train(bound: Bound, options: TrainOptions, start: float) -> None:
+    """Train on this rank; the first one writes the files of the run."""
+    with bound.ranks.first_alone("parts"):
+        parts, pictures = _parts(bound, options)
+    first = bound.ranks.first
+    with _records(bound, options) as logbook:
+        card = _begin(bound, parts, logbook) if first else {"damaged": []}
+        try:
+            _work(bound, parts, pictures, logbook, options)
+        except BaseException as error:
+            # ranks only stop together
+            _name_damaged(bound, parts, logbook, card, together=isinstance(error, Stopped))
+            raise
+        _name_damaged(bound, parts, logbook, card, together=True)
+        if first:
+            card["run"]["seconds"] = round(time.monotonic() - start, 3)
+            _finish(bound, parts, logbook, card)
+
+
+def _parts(bound: Bound, options: TrainOptions) -> tuple[Parts, PictureSource]:
+    """Return the parts of the run, and where its pictures come from; caches are filled here."""
     parts = build_parts(
-        recipe,
+        bound.recipe,
         bound.shards,
         bound.plan.rows,
         device=bound.device,
@@ -158,6 +106,8 @@ def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
         progress=options.progress_mode,
         allow_download=options.allow_download,
     )
+    if bound.recipe.optim.compile:
+        parts.task.model.backbone.compile()
     pictures = open_pictures(
         options.cache,
         parts.reader,
@@ -167,15 +117,20 @@ def train(root: Path, recipe: Recipe, options: TrainOptions) -> TrainReport:
         progress=options.progress_mode,
         tell=options.tell,
     )
-    with Logbook(bound.run.folder, quiet=options.quiet) as logbook:
-        card = _begin(bound, parts, logbook)
-        try:
-            _work(bound, parts, pictures, logbook, options)
-        finally:
-            _name_damaged(bound, parts, logbook, card)
-        card["run"]["seconds"] = round(time.monotonic() - start, 3)
-        _finish(bound, parts, logbook, card)
-    return _report(bound, card, time.monotonic() - start, fresh=False)
+    return parts, pictures
+
+
+@contextlib.contextmanager
+def _records(bound: Bound, options: TrainOptions) -> Iterator[Logbook]:
+    """Open the records of the run; on ranks that write no files they are forgotten."""
+    with contextlib.ExitStack() as stack:
+        folder, tracking = bound.run.folder, None
+        if not bound.ranks.first:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        elif bound.tracker is not None:
+            config = to_tree(bound.recipe)
+            tracking = Tracking(bound.tracker, run=bound.run.name, folder=folder, config=config)
+        yield stack.enter_context(Logbook(folder, quiet=options.quiet, tracking=tracking))
 
 
 def _report(bound: Bound, card: dict[str, Any], seconds: float, *, fresh: bool) -> TrainReport:
@@ -183,12 +138,13 @@ def _report(bound: Bound, card: dict[str, Any], seconds: float, *, fresh: bool) 
         run=bound.run.name,
         path=bound.run.folder,
         data=bound.shards.name,
-        steps=bound.length.steps,
-        samples=bound.length.samples,
+        steps=card["trained"]["step"],
+        samples=card["trained"]["samples"],
         loss=card["loss"],
         seconds=round(seconds, 3),
         damaged=len(card["damaged"]),
         fresh=fresh,
+        shown=bound.ranks.first,
     )
 
 
@@ -198,13 +154,15 @@ def _begin(bound: Bound, parts: Parts, logbook: Logbook) -> dict[str, Any]:
     prior = {} if before else _diagnosis(bound, parts)
     length = bound.length
     facts = {
-        "text_encoder": {"model": parts.encoder.config.model, "digest": parts.encoder.digest},
+        "text_encoder": parts.encoder
+        and {"model": parts.encoder.config.model, "digest": parts.encoder.digest},
         "parameters": sum(p.numel() for p in parts.task.model.parameters()),
         "length": {"epochs": length.epochs, "steps": length.steps, "samples": length.samples},
         "prior": before["prior"] if before else {s: found.as_dict() for s, found in prior.items()},
         "damaged": before["damaged"] if before else [],
     }
     card = new_card(bound.run, facts, device=bound.device)
+    card["run"]["ranks"] = bound.ranks.count
     if before:
         if before["text_encoder"] != card["text_encoder"]:
             raise InputError(
@@ -221,8 +179,9 @@ def _begin(bound: Bound, parts: Parts, logbook: Logbook) -> dict[str, Any]:
     return card
 
 
-def _diagnosis(bound: Bound, parts: Parts) -> dict[Section, Diagnosis]:
-    batches = [bound.plan.batch(s) for s in range(min(DIAGNOSED, bound.length.steps_per_epoch))]
+def _diagnosis(bound: Bound, parts: Parts) -> dict[Branch, Diagnosis]:
+    steps, films = range(min(DIAGNOSED, bound.length.steps_per_epoch)), bound.plan.films
+    batches = [bound.plan.batch(step)[::films] for step in steps]
     return diagnose_prior(parts.task, batches, list(bound.shards.column("labels")))
 
 
@@ -230,24 +189,19 @@ def _work(
     bound: Bound, parts: Parts, pictures: PictureSource, logbook: Logbook, options: TrainOptions
 ) -> None:
     """Train from the newest checkpoint to the end."""
-    checkpoints = Checkpoints(
-        bound.run.folder / "checkpoints",
-        every=bound.recipe.checkpoint.every_steps * bound.length.global_batch,
-        keep=bound.recipe.checkpoint.keep,
-    )
-    loop = Loop(
-        parts.task,
-        bound.recipe.optim,
-        bound.length,
-        device=bound.device,
-        logbook=logbook,
-        checkpoints=checkpoints,
-    )
+    workers = options.workers or default_workers(bound.device, beside=bound.ranks.beside)
+    loop = _loop(bound, parts, logbook, workers)
     loop.resume()
     _tell_start(bound, parts, logbook, loop)
     steps = range(loop.step, bound.length.steps)
-    workers = options.workers or default_workers(bound.device)
-    images = _images(bound, parts, pictures, steps, workers)
+    images = pictures_of(
+        parts.reader.shards if bound.recipe.data.order == "webdataset" else pictures,
+        bound.plan,
+        steps,
+        ranks=bound.ranks,
+        damage=parts.damage,
+        workers=workers,
+    )
     batches = feed(parts.task, images, bound.plan, steps=steps, workers=workers)
     with (
         contextlib.closing(batches),
@@ -262,18 +216,33 @@ def _work(
             raise
 
 
-def _images(
-    bound: Bound, parts: Parts, pictures: PictureSource, steps: range, workers: int
-) -> Iterator[Batch]:
-    """Return the pictures of each step, read by the recipe's reader."""
-    if bound.recipe.data.order == "webdataset":
-        return stock_batches(bound.shards, bound.plan, steps)
-    return iterate(
-        pictures,
-        (bound.plan.batch(step) for step in steps),
-        workers=workers,
-        damage=parts.damage,
-        first_step=steps.start,
+def _loop(bound: Bound, parts: Parts, logbook: Logbook, workers: int) -> Loop:
+    validation = None
+    if parts.held_out is not None:
+        validation = Validation(
+            functools.partial(parts.held_out.measure, workers=workers),
+            bound.recipe.validate,
+            steps_per_epoch=bound.length.steps_per_epoch,
+            steps=bound.length.steps,
+            ranks=bound.ranks,
+        )
+    return Loop(
+        parts.task,
+        bound.recipe.optim,
+        bound.length,
+        device=bound.device,
+        logbook=logbook,
+        checkpoints=_checkpoints(bound),
+        ranks=bound.ranks,
+        validation=validation,
+    )
+
+
+def _checkpoints(bound: Bound) -> Checkpoints:
+    return Checkpoints(
+        bound.run.folder / "checkpoints",
+        every=bound.recipe.checkpoint.every_steps * bound.length.global_batch,
+        keep=bound.recipe.checkpoint.keep,
     )
 
 
@@ -285,6 +254,8 @@ def _tell_start(bound: Bound, parts: Parts, logbook: Logbook, loop: Loop) -> Non
         f"{bound.length.global_batch}, {millions:.1f} M parameters, {loop.precision} on "
         f"{bound.device.type}"
     )
+    if parts.held_out is None and bound.recipe.validate.every_steps != 0:
+        logbook.tell("nothing is validated: no frontal films with what the loss needs are held out")
     backbone = bound.recipe.model.backbone
     if loop.step:
         logbook.tell(f"goes on after {loop.samples} of {bound.length.samples} samples")
@@ -295,19 +266,24 @@ def _tell_start(bound: Bound, parts: Parts, logbook: Logbook, loop: Loop) -> Non
         )
 
 
-def _name_damaged(bound: Bound, parts: Parts, logbook: Logbook, card: dict[str, Any]) -> None:
-    """Put the damaged samples that this process met into the card and the log."""
-    keys = {damage.key for damage in parts.damage.quarantine.values()}
-    if keys:
-        card["damaged"] = sorted(keys.union(card["damaged"]))
+def _name_damaged(
+    bound: Bound, parts: Parts, logbook: Logbook, card: dict[str, Any], *, together: bool
+) -> None:
+    """Put the damaged samples that were met into the card and the log, `together` of all ranks."""
+    ranks = bound.ranks if together else ALONE
+    keys = ranks.union("damaged", (found.key for found in parts.damaged()))
+    if keys and bound.ranks.first:
+        card["damaged"] = sorted({*keys, *card["damaged"]})
         write_json(bound.run.card_path, card)
-        logbook.tell(f"damaged samples, replaced by others: {' '.join(sorted(keys))}")
+        logbook.tell(f"damaged samples, replaced by others: {' '.join(keys)}")
 
 
 def _finish(bound: Bound, parts: Parts, logbook: Logbook, card: dict[str, Any]) -> None:
     """Write the model folder, and the card of the finished run as its commit mark."""
     run = bound.run
-    card["loss"] = logbook.rows()[-1]["loss"]
+    card |= outcome(logbook.rows(), bound.recipe.validate)
+    if card["model"]["of"] == "best":
+        take_state(parts.task.model, _checkpoints(bound), card["model"]["samples"])
     card["finished"] = True
     lasting = {name: value for name, value in card.items() if name != "run"}
     save_model(parts.task.model, parts.encoder, run.model_folder, lasting)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +19,52 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...contract import Access, InputError
 from ...files import blake3_file, digest_of, read_json
+from ...train.network.backbone import Backbone
 from ...train.network.folder import LoadedModel, load_model
-from ...train.network.model import build_model
-from ..zeroshot import Embed
+from ...train.network.model import ImageConfig, build_model
+from ...train.network.norm import GroupedBatchNorm2d
+from ..metrics import Floats
 
+Embed = Callable[[Sequence[str]], Floats]
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # [B, H, W] -> [B, C or D]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """A loaded encoder: pooled features [B, C], and embeddings [B, D] if it reads text too."""
+    """A loaded encoder: pooled features [B, C], and embeddings [B, D] if it reads text too.
+
+    `network` is the image network for heads and fine-tuning, in eval mode: it takes normalised
+    pictures [B, C, H, W] of any size (`image` says how it was fed, see `normalise`), and gives its
+    maps by level, the coarsest last; `network.channels` names the levels and their channels.
+    """
 
     features: Forward
+    network: Network
+    image: ImageConfig
     embed_images: Forward | None = None
     embed_texts: Embed | None = None
+
+
+class HubNetwork(nn.Module):
+    """A backbone of `transformers` with the levels that its folder names in `out_features`."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.channels = dict(zip(net.out_features, net.channels, strict=True))
+
+    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return the maps [B, C, H, W] of each level by name."""
+        return dict(zip(self.channels, self.net(x_BCHW).feature_maps, strict=True))
+
+
+Network = Backbone | HubNetwork
+
+SUPERVISED = "*"  # the end of the name of an encoder that labels have supervised
 
 
 class Source(abc.ABC):
@@ -62,17 +91,21 @@ class Source(abc.ABC):
 
 
 class OurModel(Source):
-    """A model folder that `imitate train` wrote."""
+    """A model folder that `imitate train` wrote.
 
-    reads_text = True
+    The name of one that labels of any kind have supervised ends in a `*`, in every table.
+    """
 
     def __init__(self, folder: Path, *, name: str, seed: int | None, access: Access) -> None:
-        self.folder, self.name, self.seed, self.access = folder, name, seed, access
+        self.folder, self.seed, self.access = folder, seed, access
+        told = read_json(folder / "config.json")
         # the card tells times and machine, which do not change what the encoder says
-        told = {k: v for k, v in read_json(folder / "config.json").items() if k != "card"}
+        card = told.pop("card", {})
         try:
+            self.name = name + (SUPERVISED if card.get("supervision") == "labels" else "")
             self.image = told["model"]["image"]
-        except (KeyError, TypeError):
+            self.reads_text = told["text"] is not None
+        except (AttributeError, KeyError, TypeError):
             raise InputError("the model folder is damaged", where=str(folder)) from None
         self.digest = digest_of([told, blake3_file(existing(folder / "model.safetensors"))])
 
@@ -94,11 +127,29 @@ def _ours(loaded: LoadedModel, device: str) -> Encoder:
     def numbers(embed: Callable[[Tensor], Tensor]) -> Forward:
         return lambda images: embed(torch.from_numpy(images).to(device)).cpu().numpy()
 
-    return Encoder(
+    pictures = Encoder(
         features=numbers(loaded.features),
+        network=whole_batches(loaded.model.backbone),
+        image=loaded.image,
+    )
+    if loaded.text is None:
+        return pictures
+    return dataclasses.replace(
+        pictures,
         embed_images=numbers(loaded.embed_images),
         embed_texts=lambda texts: loaded.embed_texts(list(texts)).cpu().double().numpy(),
     )
+
+
+def whole_batches(backbone: Backbone) -> Backbone:
+    """Have batch statistics taken over whole batches from now on, where they are taken at all.
+
+    Groups belong to pre-training; a protocol's batch of any size is one group.
+    """
+    for module in backbone.modules():
+        if isinstance(module, GroupedBatchNorm2d):
+            module.group = sys.maxsize
+    return backbone
 
 
 def existing(file: Path) -> Path:

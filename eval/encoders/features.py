@@ -2,7 +2,8 @@
 
 The samples, their order and the batches are fixed by the rows alone, so the file has the same bytes
 after any interruption. A damaged sample takes a blank picture's place in its batch, so that its
-neighbours' numbers do not change; its row is NaN and its ordinal is listed.
+neighbours' numbers do not change; its row is NaN and its ordinal is listed. Several ranks share the
+chunks, so their number changes no byte either.
 
 Axes: B samples of a batch, N all samples, H rows, W columns, C channels of a feature.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ import numpy.typing as npt
 
 from ...contract import InputError, UsageError
 from ...files import atomic, blake3_file, digest_of, read_json, write_json
-from ...shards.order import Ordinals
+from ...shards.order import Ordinals, stripe
 from ...shards.reader import SampleDamaged, ShardReader, iterate
 from ...work import Interrupts, Ledger, Progress, save_chunk
 from ..metrics import Floats
 from ..testset import Samples, TestSet
+from .crew import Crew
 from .encoder import Encoder, Forward
 
 BATCH = 64
-CHUNK = 32 * BATCH  # rows between two commits
+CHUNK = 8 * BATCH  # rows between two commits, and that a rank takes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +61,22 @@ class Extraction:
     workers: int
     progress: str
     interrupts: Interrupts
+    crew: Crew = field(default_factory=Crew)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A set as one encoder sees it; nothing is loaded or computed before it is asked for."""
+    """A set as one encoder sees it; nothing is loaded or computed before it is asked for.
+
+    All cells of an encoder share `encoder`: who trains its network trains a copy of it.
+    """
 
     tests: TestSet
     folder: Path
     name: str
     digest: str
     load: Callable[[], Encoder]
+    crew: Crew
     workers: int
     progress: str
     interrupts: Interrupts
@@ -94,7 +101,7 @@ class Pictures:
         inputs = {
             "kind": kind,
             "encoder": self.digest,
-            "dataset": self.tests.shards.digest,
+            "dataset": self.tests.identity,
             "ordinals": digest_of(ordinal_N.tolist()),
         }
         path = self.folder / f"{self.name}-{kind}.npy"
@@ -105,11 +112,12 @@ class Pictures:
         if forward is None:
             raise UsageError("the encoder has no text side, so it embeds no picture beside texts")
         work = Extraction(
-            reader=ShardReader(self.tests.shards),
+            reader=self.tests.reader(),
             forward=forward,
             workers=self.workers,
             progress=self.progress,
             interrupts=self.interrupts,
+            crew=self.crew,
         )
         return extract(work, ordinal_N, path=path, inputs=inputs)
 
@@ -134,30 +142,41 @@ def extract(
     `inputs` names all that decides the values. Raises InputError when the encoder gives something
     else than numbers, Stopped between chunks after a signal.
     """
-    ledger = Ledger(path.parent / f".parts-{path.stem}", dict(inputs))
-    starts = range(0, len(ordinal_N), CHUNK)
-    with Progress(path.stem, len(ordinal_N), work.progress) as progress:
-        progress.start_at(CHUNK * sum(ledger.has(i) for i in range(len(starts))))
-        for index, start in enumerate(starts):
-            work.interrupts.check()
-            if ledger.has(index):
-                continue
-            rows = ordinal_N[start : start + CHUNK]
-            value_BC, damaged = _chunk(work, rows)
-            with atomic(_part(ledger, index)) as partial, partial.open("wb") as handle:
-                np.save(handle, value_BC)
-            save_chunk(ledger.path(index), {"damaged": damaged})
-            progress.advance(len(rows))
-    parts = [np.load(_part(ledger, i)) for i in range(len(starts))]
-    damaged = sorted(o for i in range(len(starts)) for o in ledger.load(i)["damaged"])
+    with work.crew.first_before():  # which empties a ledger of other inputs
+        ledger = Ledger(path.parent / f".parts-{path.stem}", dict(inputs))
+    chunks = range(0, len(ordinal_N), CHUNK)
+    _own_chunks(work, ledger, [ordinal_N[start : start + CHUNK] for start in chunks], path.stem)
+    work.crew.meet()
+    parts = [np.load(_part(ledger, i)) for i in range(len(chunks))]
+    damaged = sorted(o for i in range(len(chunks)) for o in ledger.load(i)["damaged"])
     value_NC = np.concatenate(parts)
-    if not damaged:  # else a set that is repaired would keep its holes
+    work.crew.meet()  # all have read the parts
+    if work.crew.first and not damaged:  # else a set that is repaired would keep its holes
         with atomic(path) as partial, partial.open("wb") as handle:
             np.save(handle, value_NC)
         mark = {"inputs": digest_of(inputs), "blake3": blake3_file(path)}
         write_json(path.with_suffix(".json"), mark)
-    ledger.clear()
+    if work.crew.first:
+        ledger.clear()
+    work.crew.meet()
     return Features(ordinals=ordinal_N, values=value_NC, damaged=frozenset(damaged))
+
+
+def _own_chunks(work: Extraction, ledger: Ledger, chunks: list[Ordinals], what: str) -> None:
+    """Compute this rank's chunks that are not there yet."""
+    index, counts = stripe(np.arange(len(chunks)), rank=work.crew.rank, ranks=work.crew.count)
+    own = index[counts].tolist()
+    with Progress(what, sum(len(chunks[i]) for i in own), work.progress) as progress:
+        progress.start_at(sum(len(chunks[i]) for i in own if ledger.has(i)))
+        for i in own:
+            work.interrupts.check()
+            if ledger.has(i):
+                continue
+            value_BC, damaged = _chunk(work, chunks[i])
+            with atomic(_part(ledger, i)) as partial, partial.open("wb") as handle:
+                np.save(handle, value_BC)
+            save_chunk(ledger.path(i), {"damaged": damaged})
+            progress.advance(len(chunks[i]))
 
 
 def _part(ledger: Ledger, index: int) -> Path:

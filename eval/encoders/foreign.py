@@ -25,10 +25,15 @@ from transformers.utils import logging as transformers_logging
 
 from ...contract import InputError, UsageError
 from ...files import blake3_file, digest_of, read_json
-from ...train.network.backbone import STAGES, Backbone, load_torchvision_resnet, read_weights
-from ...train.network.folder import MODEL_TYPE
+from ...train.network.backbone import (
+    MODEL_TYPE,
+    Backbone,
+    load_torchvision_resnet,
+    read_config,
+)
 from ...train.network.model import ImageConfig, prepare_images
-from .encoder import Encoder, OurModel, Source, existing
+from ...train.network.weights import load_folder, read_weights
+from .encoder import Encoder, HubNetwork, OurModel, Source, existing
 
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 NORMS = {"imagenet": ("0.485:0.456:0.406", "0.229:0.224:0.225"), "half": ("0.5", "0.5")}
@@ -57,7 +62,7 @@ class ForeignWeights(Source):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if isinstance(known, Backbone):
-                return self._encoder(Backbone(known.architecture), device)
+                return self._encoder(Backbone(known.config), device)
             fresh = AutoBackbone.from_config(known.config)  # type: ignore[no-untyped-call]
             return self._encoder(fresh, device)
 
@@ -65,6 +70,11 @@ class ForeignWeights(Source):
         return load_torchvision_resnet(read_weights(self.path), where=str(self.path))
 
     def _backbone(self) -> nn.Module:
+        told = read_json(existing(self.path / "config.json"))
+        if told.get("model_type") == "vit":  # of which transformers has no backbone, but we have
+            plain = Backbone(read_config(self.path))
+            load_folder(plain.net, self.path)
+            return plain
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         try:
@@ -88,16 +98,17 @@ class ForeignWeights(Source):
         return found
 
     def _encoder(self, net: nn.Module, device: str) -> Encoder:
-        net = net.eval().to(device)
+        network = net if isinstance(net, Backbone) else HubNetwork(net)
+        network = network.eval().to(device)
 
         @torch.no_grad()
         def features(image_BHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            levels = net(prepare_images(torch.from_numpy(image_BHW).to(device), self.input))
-            last_BCHW = levels[STAGES[-1]] if isinstance(net, Backbone) else levels.feature_maps[-1]
+            levels = network(prepare_images(torch.from_numpy(image_BHW).to(device), self.input))
+            last_BCHW = levels[list(network.channels)[-1]]
             vector: npt.NDArray[np.float32] = last_BCHW.mean(dim=(2, 3)).float().cpu().numpy()
             return vector
 
-        return Encoder(features=features)
+        return Encoder(features=features, network=network, image=self.input)
 
 
 def parse_encoder(text: str) -> Source:
@@ -122,7 +133,7 @@ def parse_encoder(text: str) -> Source:
         raise UsageError(
             f"weights end in {', '.join(WEIGHT_FILES)}, or are a folder", where=f"--encoder {text}"
         )
-    known = load_torchvision_resnet(read_weights(path), where=str(path)).architecture.channels
+    known = load_torchvision_resnet(read_weights(path), where=str(path)).config.num_channels
     return ForeignWeights(path, _image_config({"channels": str(known)} | given, text))
 
 

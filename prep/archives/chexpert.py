@@ -21,6 +21,7 @@ from ..download.chexpert_plus import Report, plus_labels, plus_reports
 from ..download.tables import marks, person, read_csv
 from ..download.tree import Entry, Tree, inputs_digest, scan, without_ending
 from ..protocols.protocol import Protocol, load_protocol
+from ..protocols.retrieval import FIVE_BY_200, five_by_200
 from ..record import Listing, Record, Rejection
 
 DATASET = "chexpert"
@@ -82,7 +83,12 @@ def list_chexpert(
         "labels": {film.image_id: film.labels for film in films},
         "seed": seed,
     }
-    draw = _Draw(rules=rules, splits=rules.split(**asked), repeated=rules.repeated(**asked))
+    draw = _Draw(
+        rules=rules,
+        splits=rules.split(**asked),
+        repeated=rules.repeated(**asked),
+        alone=five_by_200([f.image_id for f in films if f.split == "train"], asked["labels"]),
+    )
     records = list(_records(tree, pictures, tables, draw))
     missing = any(r.rejection and r.rejection.reason == "file_missing" for r in records)
     complete = not missing and {"train", "valid"} <= tables.files.keys()
@@ -110,11 +116,12 @@ def _notes(tables: _Tables) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Draw:
-    """A protocol and the split that it draws, by image id."""
+    """A protocol and the split that it draws, by image id, and the films of 5x200."""
 
     rules: Protocol
     splits: Mapping[str, str]
     repeated: frozenset[str]
+    alone: Mapping[str, str]
 
 
 def _check_form(pictures: Sequence[Entry], source: Path) -> None:
@@ -267,6 +274,8 @@ def _left_out(tree: Tree, entry: Entry, reason: str) -> Record:
 
 def _record(tree: Tree, entry: Entry | None, film: _Film, tables: _Tables, draw: _Draw) -> Record:
     also = {"also": "train"} if film.image_id in draw.repeated else {}
+    if film.image_id in draw.alone:
+        also[FIVE_BY_200] = draw.alone[film.image_id]
     source = entry.path if entry else f"{film.image_id}.jpg"
     return Record(
         image_id=film.image_id,

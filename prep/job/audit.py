@@ -69,7 +69,7 @@ def audit(job: Job, progress: str = "none") -> list[Problem]:
 def _named(record: Record, reason: str) -> str:
     """Return the id of an image, or the path of a file that no id tells from others."""
     by_path = record.image_id is None or reason in ("file_not_listed", "duplicate_name")
-    return readable(record.source) if by_path else str(record.image_id)
+    return readable(record.source) if by_path or record.alias else str(record.image_id)
 
 
 def _problem(code: str, names: Sequence[str]) -> Problem:

@@ -18,7 +18,7 @@ from ..archives.openi import list_openi
 from ..archives.rsna import list_rsna
 from ..archives.siim import list_siim
 from ..archives.table import list_table
-from ..download.checksums import read_checksums
+from ..download.checksums import Checksums, read_checksums
 from ..names import hide, name_key, write_map
 from ..pixels.png import PixelOptions
 from ..policy import TextPolicy, ViewPolicy, one_of
@@ -167,33 +167,11 @@ def carry_out(
     with the names that were hidden: a file of the set tells which is which.
     """
     budget = check(options)
-    checksums = options.get("checksums", False)
-    sums = read_checksums(_places(listing, options)) if checksums else None
+    sums = read_checksums(_places(listing, options)) if options.get("checksums") else None
     listing = with_checksums(listing, sums) if sums else listing
     out = options["out"] if default_name is None else _set_folder(options, default_name)
     out = out if options["resume"] else beside(out)
-    limit = options["limit"]
-    more = {"limit": limit, "checksums": checksums}
-    plan = Plan(listing=listing, options={**wish.as_json(), **more}, seed=options.get("seed"))
-    assignment = Assignment(
-        dataset=listing.dataset,
-        access=listing.access,
-        out=out,
-        pixels=wish.pixels,
-        views=ViewPolicy.parse(wish.views),
-        text=wish.text,
-        reports=listing.reports,
-        names="path" if default_name else options["key"],
-    )
-    is_set = default_name is not None
-    job = Job(
-        plan=plan,
-        assignment=assignment,
-        limit=limit,
-        with_manifest=is_set,
-        expected=sums.expected if sums else {},
-        retry=_retried(options["retry"]),
-    )
+    job = _job(listing, wish, options, out=out, is_set=default_name is not None, sums=sums)
     if options["dry_run"]:
         say_plan(job, as_json=options["as_json"])
         return
@@ -203,8 +181,39 @@ def carry_out(
     outcome = _prepare(job, options)
     if before is not None:
         write_map(out, before, listing)
-    say_outcome(outcome, as_json=options["as_json"], is_set=is_set)
+    say_outcome(outcome, as_json=options["as_json"], is_set=job.with_manifest)
     budget.check(outcome.faults, outcome.present)
+
+
+def _job(
+    listing: Listing,
+    wish: Wish,
+    options: Options,
+    *,
+    out: Path,
+    is_set: bool,
+    sums: Checksums | None,
+) -> Job:
+    more = {"limit": options["limit"], "checksums": sums is not None}
+    plan = Plan(listing=listing, options={**wish.as_json(), **more}, seed=options.get("seed"))
+    assignment = Assignment(
+        dataset=listing.dataset,
+        access=listing.access,
+        out=out,
+        pixels=wish.pixels,
+        views=ViewPolicy.parse(wish.views),
+        text=wish.text,
+        reports=listing.reports,
+        names="path" if is_set else options["key"],
+    )
+    return Job(
+        plan=plan,
+        assignment=assignment,
+        limit=options["limit"],
+        with_manifest=is_set,
+        expected=sums.expected if sums else {},
+        retry=_retried(options["retry"]),
+    )
 
 
 def _places(listing: Listing, options: Options) -> list[Path]:

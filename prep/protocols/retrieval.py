@@ -19,6 +19,7 @@ OTHERS = (
     "Support Devices",
 )
 EACH = 200
+FIVE_BY_200 = "5x200"  # in a film's metadata: its finding, if it is of this set
 
 
 def five_by_200(ids: Sequence[str], labels: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

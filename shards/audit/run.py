@@ -42,7 +42,7 @@ def _recipe(folder: Path, card: Mapping[str, Any]) -> Iterator[Problem]:
     """Compare the resolved recipe with its digest."""
     try:
         tree = yaml.safe_load((folder / "recipe.yaml").read_text())
-        same = digest_of(tree) == card["recipe_digest"]
+        same = digest_of(tree) == card["recipe_file_digest"]
     except (OSError, yaml.YAMLError, ValueError):
         same = False
     if not same:

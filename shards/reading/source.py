@@ -30,7 +30,7 @@ class PictureSource(Protocol):
 
 
 class OncePictures:
-    """Another source's pictures, each read once where a batch asks for it several times in a row."""
+    """Another source's pictures, read once where a batch asks for one several times in a row."""
 
     def __init__(self, source: PictureSource) -> None:
         self.source = source

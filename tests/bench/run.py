@@ -33,7 +33,8 @@ def main() -> None:
     width = max(len(row["goal"]) for row in rows)
     verdict = {True: "met", False: "NOT met", None: "not judged here"}
     for row in rows:
-        line = f"{row['goal']:<{width}}  {row['target']:>12}  {row['measured']:>10.3g}"
+        measured = "-" if row["measured"] is None else f"{row['measured']:.3g}"
+        line = f"{row['goal']:<{width}}  {row['target']:>12}  {measured:>10}"
         sys.stdout.write(f"{line}  {verdict[row['ok']]}\n")
     result = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
     Path("bench.json").write_text(json.dumps(result, indent=2) + "\n")

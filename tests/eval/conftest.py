@@ -59,6 +59,9 @@ def row(folder: Path, number: int, *, dataset: str, subjects: bool) -> dict[str,
         },
         "label_source": "drawn",
         "mask": None,
+        "mask_blake3": None,
+        "report_labels": {},
+        "metadata": {},
     }
     sides = dict.fromkeys(("height", "width", "source_height", "source_width"), SIZE)
     geometry = {"scale_x": 1.0, "scale_y": 1.0, "offset_x": 0.0, "offset_y": 0.0}
@@ -206,3 +209,19 @@ def net() -> ResNet:
 def weights(net: ResNet, tmp_path: Path) -> Path:
     torch.save(net.state_dict(), tmp_path / "net.pth")
     return tmp_path / "net.pth"
+
+
+@pytest.fixture(scope="session")
+def siim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a phantom of SIIM, prepared at 64 pixels and sharded."""
+    from imitate.prep.commands import app
+    from imitate.prep.phantoms.siim import write_siim
+    from imitate.shards.plan import ShardOptions
+    from imitate.shards.write import write_shards
+
+    root = tmp_path_factory.mktemp("siim")
+    write_siim(root / "source", pictures=90, seed=3, size=64)
+    arguments = [root / "source", "--root", root, "--name", "phantom-siim", "--size", 64, "--quiet"]
+    app(["siim", *map(str, arguments)], standalone_mode=False)
+    write_shards(root, "phantom-siim", ShardOptions(samples=40))
+    return root

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import ResNetBackbone, ResNetConfig
+from transformers import ResNetBackbone, ResNetConfig, ViTConfig, ViTForImageClassification
 
 from imitate.contract import InputError, UsageError
 from imitate.eval.encoders.encoder import OurModel
@@ -159,6 +159,28 @@ def test_a_folder_whose_weights_lack_tensors_is_refused(folder: Path) -> None:
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="missing"):
         parse_encoder(str(folder)).load("cpu")
+
+
+def test_a_plain_vision_transformer_can_be_an_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=16,
+        patch_size=4,
+    )
+    whole = ViTForImageClassification(config).eval()
+    whole.save_pretrained(tmp_path / "vit")
+    source = parse_encoder(f"{tmp_path / 'vit'},{ALL}")
+    assert isinstance(source, ForeignWeights)
+    with torch.no_grad():
+        x = prepare_images(torch.from_numpy(FILMS), source.input)
+        expected = whole.vit(x, interpolate_pos_encoding=True).last_hidden_state[:, 1:].mean(1)
+    found = source.load("cpu").features(FILMS)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert (source.control(0, "cpu").features(FILMS) != found).any()
 
 
 def test_a_model_folder_of_ours_reads_text_too(tmp_path: Path, make_run: object) -> None:

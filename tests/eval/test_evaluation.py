@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 from typer.testing import CliRunner, Result
 
 from imitate.contract import Exit, Folders, ImitateError, TooManyFaults, UsageError
 from imitate.eval.commands import register
+from imitate.eval.metrics import METRICS
 from imitate.files import read_json, read_rows
 from imitate.schema import PREDICTIONS, RESULTS
 from imitate.shards.manifest import ShardSet
@@ -24,6 +32,7 @@ from imitate.shards.write import write_shards
 
 Make = Callable[..., Path]
 SET = "phantom-rsna"
+CUT = ("accuracy", "f1", "sensitivity@90", "specificity@90")
 
 
 def run(root: Path, *arguments: object, dataset: str = SET) -> Result:
@@ -64,6 +73,12 @@ def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
+def calibration_error(target: np.ndarray, value: np.ndarray) -> float:
+    places = [min(int(15 * v), 14) for v in value]
+    bins = [[i for i, p in enumerate(places) if p == k] for k in range(15)]
+    return sum(abs(sum(value[i] - target[i] for i in b)) for b in bins) / len(value)
+
+
 def test_every_number_follows_from_the_predictions(root: Path) -> None:
     done(root, "--fraction", 0.3, "--fraction", 1)
     folder = Folders(root).run("run") / "eval" / SET
@@ -78,22 +93,30 @@ def test_every_number_follows_from_the_predictions(root: Path) -> None:
         part = [p for p in predictions if same(p, row) and p["label"] == row["label"]]
         target, score = (np.array([p[name] for p in part]) for name in ("target", "score"))
         (cell,) = (c for c in document["cells"] if same(c["cell"], row))
-        said = (score >= cell["thresholds"][row["label"]]).astype(float)
+        settled = cell["settled"][row["label"]]
+        said = (score >= settled["threshold"]).astype(float)
+        alarm = (score >= settled["limit"]).astype(float)
+        value = 1 / (1 + (1 / score - 1) ** settled["slope"])
         expected = {
             "auroc": lambda t=target, s=score: roc_auc_score(t, s),
             "auprc": lambda t=target, s=score: average_precision_score(t, s),
             "accuracy": lambda t=target, s=said: accuracy_score(t, s),
             "f1": lambda t=target, s=said: f1_score(t, s),
+            "sensitivity@90": lambda t=target, s=alarm: recall_score(t, s),
+            "specificity@90": lambda t=target, s=alarm: recall_score(1 - t, 1 - s),
+            "brier": lambda t=target, v=value: brier_score_loss(t, v),
+            "ece": lambda t=target, v=value: calibration_error(t, v),
         }[row["metric"]]()
         assert float(row["value"]) == pytest.approx(expected, abs=1e-12)
-        assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"])
+        if row["metric"] != "ece":
+            assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"])
         assert (int(row["n"]), int(row["n_pos"])) == (len(part), target.sum())
         assert int(row["n_subjects"]) == len({p["subject_id"] for p in part})
-        assert (row["threshold_source"] == "validate") == (row["metric"] in ("accuracy", "f1"))
+        assert (row["threshold_source"] == "validate") == (row["metric"] in CUT)
         place = tuple(row[n] for n in ("encoder", "task", "fraction", "metric"))
         means.setdefault(place, []).append(expected)
     macro = [row for row in rows if row["label"] == "macro"]
-    assert len(macro) == len(means) == 2 * 3 * 4
+    assert len(macro) == len(means) == (2 * 3 + 2) * len(METRICS)
     for row in macro:
         place = tuple(row[n] for n in ("encoder", "task", "fraction", "metric"))
         assert float(row["value"]) == pytest.approx(np.mean(means[place]), abs=1e-12)
@@ -125,7 +148,7 @@ def test_a_label_without_positives_is_listed_empty_and_not_in_macro(root: Path) 
     assert {(row["value"], row["ci_low"], row["ci_high"], row["n_pos"]) for row in hernia} == {
         ("", "", "", "0")
     }
-    assert len(hernia) == 2 * 4
+    assert len(hernia) == 2 * len(METRICS)
 
 
 def test_the_encoder_finds_what_the_films_show(root: Path) -> None:
@@ -155,10 +178,10 @@ def test_draws_below_one_are_repeated(root: Path) -> None:
 def test_again_is_quick_and_changes_no_byte(root: Path) -> None:
     first = done(root)
     folder = Folders(root).run("run") / "eval" / SET
-    before, cells = tree(folder), {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/*")}
+    before, cells = tree(folder), {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/*/*")}
     assert done(root) == first
     assert tree(folder) == before
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/*")} == cells
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/*/*")} == cells
 
 
 def test_results_do_not_depend_on_place_workers_or_interruption(
@@ -173,9 +196,9 @@ def test_results_do_not_depend_on_place_workers_or_interruption(
     folder, other = (Folders(r).run("run") / "eval" / SET for r in (root, elsewhere))
     # as a killed process leaves it: some cells, some features, no table, a half-written file
     (other / "results.csv").unlink()
-    next(other.glob("cells/*/own-zeroshot*.json")).unlink()
+    next(other.glob("cells/*/*/own-zeroshot*.json")).unlink()
     next(other.glob("features/*/own-embeddings.npy")).write_bytes(b"torn")
-    (next(other.glob("cells/*")) / ".partial-1-x").write_bytes(b"half")
+    (next(other.glob("cells/*/zeroshot-*")) / ".partial-1-x").write_bytes(b"half")
     done(elsewhere)
     assert tree(other) == tree(folder)
 
@@ -217,7 +240,7 @@ def test_without_subjects_intervals_are_over_images(
     make_run(tmp_path)
     done(tmp_path, "--task", "zeroshot", "--no-control")
     rows = results(tmp_path)
-    assert {(row["ci_method"], row["n_subjects"]) for row in rows} == {
+    assert {(row["ci_method"], row["n_subjects"]) for row in rows if row["metric"] != "ece"} == {
         ("bootstrap-images-1000", "")
     }
 
@@ -245,6 +268,7 @@ def test_weights_from_elsewhere_have_a_folder_of_their_own(root: Path, weights: 
     assert {(row["encoder"], row["task"]) for row in rows} == {
         ("net", "linear"),
         ("random", "linear"),
+        ("no-pixels", "linear"),
     }
     assert {row["pretrain_seed"] for row in rows if row["encoder"] == "net"} == {""}
     assert str(folder) in text and not (Folders(root).run("run") / "eval").exists()
@@ -279,7 +303,7 @@ def test_newest_finished_run_is_taken(root: Path, make_run: Make) -> None:
     [
         ((), "nothing", Exit.INPUT, "imitate prep nothing SRC"),
         (("--run", "nobody"), SET, Exit.INPUT, "nobody"),
-        (("--task", "segment"), SET, Exit.USAGE, "zeroshot, linear, all"),
+        (("--task", "guess"), SET, Exit.USAGE, "zeroshot, linear,"),
         (("--fraction", "0"), SET, Exit.USAGE, "--fraction"),
         (("--fraction", "1.5"), SET, Exit.USAGE, "--fraction"),
         (("--max-failures", "few"), SET, Exit.USAGE, "--max-failures"),
@@ -308,7 +332,7 @@ def test_a_set_without_labels_cannot_be_evaluated(
     make_set(tmp_path, "positive", labels={"Edema": 1.0})
     for name in ("bare", "positive"):
         error = failure(run(tmp_path, dataset=name))
-        assert error.code == Exit.INPUT and name in str(error)
+        assert error.code == Exit.USAGE and name in str(error)
 
 
 def damage(root: Path, key: str) -> None:

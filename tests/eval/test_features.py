@@ -1,14 +1,19 @@
 """Features are computed once, survive a stop, and are computed again when the file is damaged."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from imitate.contract import Folders, InputError, Stopped
-from imitate.eval.encoders.features import Extraction, cached, extract, to_bytes
+from imitate.eval.encoders.crew import Crew
+from imitate.eval.encoders.features import Extraction, Features, cached, extract, to_bytes
 from imitate.shards.manifest import ShardSet
 from imitate.shards.reader import ShardReader
+from imitate.train.distribution.ranks import Ranks
 from imitate.work import Interrupts
 
 INPUTS = {"encoder": "means"}
@@ -38,6 +43,48 @@ def reader(built: Path) -> ShardReader:
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imitate.eval.encoders.features.BATCH", 8)
     monkeypatch.setattr("imitate.eval.encoders.features.CHUNK", 32)
+
+
+def together(count: int) -> list[Crew]:
+    """Crews of ranks that are threads here, and leave each other texts in a dictionary."""
+    board: dict[str, str] = {}
+    changed = threading.Condition()
+
+    def post(name: str, text: str) -> None:
+        with changed:
+            board[name] = text
+            changed.notify_all()
+
+    def read(name: str) -> str:
+        with changed:
+            changed.wait_for(lambda: name in board)
+            return board[name]
+
+    return [Crew(Ranks(rank=rank, count=count, post=post, read=read)) for rank in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_ranks_share_the_pictures_and_have_the_same_file(
+    reader: ShardReader, tmp_path: Path, count: int
+) -> None:
+    alone = extract(work(reader, Means()), ROWS, path=tmp_path / "alone.npy", inputs=INPUTS)
+    forwards = [Means() for _ in range(count)]
+    works = [
+        replace(work(reader, forward), crew=crew)
+        for forward, crew in zip(forwards, together(count), strict=True)
+    ]
+
+    def extracted(each: Extraction) -> Features:
+        return extract(each, ROWS, path=tmp_path / "shared.npy", inputs=INPUTS)
+
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(extracted, works))
+    assert all(np.array_equal(each.values, alone.values) for each in found)
+    assert (tmp_path / "shared.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
+    # each picture is seen once, by one rank; five chunks keep no more than five ranks busy
+    assert sum(forward.seen for forward in forwards) == len(ROWS)
+    assert sum(forward.seen > 0 for forward in forwards) == min(count, 5)
+    assert not list(tmp_path.glob(".parts*"))
 
 
 def work(reader: ShardReader, forward: Means, interrupts: Interrupts | None = None) -> Extraction:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from imitate.eval.intervals import Units, bootstrap, interval, resamples
-from imitate.eval.metrics import METRICS, measure
+from imitate.eval.metrics import METRICS, Settled, measure
+
+BARE = [Settled(), Settled()]  # areas need nothing settled
 
 
 def problem(n: int, seed: int, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,17 +56,18 @@ def test_bootstrap_equals_a_loop_over_repeated_samples() -> None:
     target, score = problem(40, seed=0)
     target[3, 0] = np.nan
     units = Units.of([str(i // 2) for i in range(40)])
-    values = bootstrap(target, score, [0.5, None], units, seed=4, replicates=20)
+    cuts = [Settled(threshold=0.5, limit=0.8, slope=1.0), Settled()]
+    values = bootstrap(target, score, cuts, units, seed=4, replicates=20)
     weights = np.concatenate(list(resamples(units, seed=4, replicates=20)))
     for replicate, weight in enumerate(weights):
         rows = np.repeat(np.arange(40), weight.astype(int))
-        for label, threshold in enumerate([0.5, None]):
+        for label, settled in enumerate(cuts):
             known = rows[~np.isnan(target[rows, label])]
             naive = measure(
                 target[known, label],
                 score[known, label],
                 np.ones((1, len(known))),
-                threshold=threshold,
+                settled,
             )
             for m, name in enumerate(METRICS):
                 assert values[replicate, label, m] == pytest.approx(naive[name][0], nan_ok=True)
@@ -81,7 +84,7 @@ def test_interval_of_subjects_is_wider_than_of_their_repeated_pictures() -> None
     subjects = [str(i // 8) for i in range(240)]
     widths = []
     for units in (Units.of(subjects), Units.of([None] * 240)):
-        values = bootstrap(target, score, [None, None], units, seed=0, replicates=200)
+        values = bootstrap(target, score, BARE, units, seed=0, replicates=200)
         low, high = interval(values[:, 0, 0]) or (0.0, 0.0)
         widths.append(high - low)
     assert widths[0] > 2 * widths[1]
@@ -93,7 +96,37 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     units = Units.of([str(i) for i in range(120)])
     for world in range(worlds):
         target, score = problem(120, seed=world)
-        values = bootstrap(target[:, :1], score[:, :1], [None], units, seed=world, replicates=200)
+        values = bootstrap(target[:, :1], score[:, :1], BARE[:1], units, seed=world, replicates=200)
         low, high = interval(values[:, 0, 0]) or (0.0, 0.0)
         covered += low <= truth <= high
     assert 0.88 <= covered / worlds <= 0.99
+
+
+def test_intervals_cover_the_truth_when_patients_have_several_films() -> None:
+    # films of a patient are alike: 40 patients of 3 films with one target and shared noise each
+    truth, covered, narrow, worlds = 0.7602499, 0, 0, 150
+    subjects = [str(i // 3) for i in range(120)]
+    for world in range(worlds):
+        rng = np.random.default_rng(world)
+        target = np.repeat((rng.random(40) < 0.4).astype(float), 3)
+        shared, own = np.repeat(rng.standard_normal(40), 3), rng.standard_normal(120)
+        score = target + np.sqrt(0.8) * shared + np.sqrt(0.2) * own
+        for units in (Units.of(subjects), Units.of([None] * 120)):
+            known = target[:, None], score[:, None]
+            values = bootstrap(*known, BARE[:1], units, seed=world, replicates=200)
+            low, high = interval(values[:, 0, 0]) or (0.0, 0.0)
+            covered += units.kind == "subjects" and low <= truth <= high
+            narrow += units.kind == "images" and low <= truth <= high
+    assert 0.85 <= covered / worlds <= 0.99
+    assert narrow / worlds < 0.8  # films counted as if they were strangers
+
+
+def test_the_macro_interval_covers_the_truth() -> None:
+    truth, covered, worlds = 0.7602499, 0, 100
+    units = Units.of([str(i) for i in range(120)])
+    for world in range(worlds):
+        target, score = problem(120, seed=1000 + world)
+        values = bootstrap(target, score, BARE, units, seed=world, replicates=200)
+        low, high = interval(values[:, :, 0].mean(axis=1)) or (0.0, 0.0)
+        covered += low <= truth <= high
+    assert 0.87 <= covered / worlds <= 0.99

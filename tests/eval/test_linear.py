@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from imitate.eval.linear import GRID, probe
+from imitate.eval.heads.probe import GRID, probe
 from imitate.eval.metrics import Part
 
 
@@ -22,7 +22,7 @@ def test_probe_separates_what_the_features_tell() -> None:
     for label in (0, 1):
         assert roc_auc_score(test.targets[:, label], scored.scores[:, label]) > 0.95
     assert scored.strength in GRID and scored.skipped == {}
-    assert all(t is not None and 0 < t < 1 for t in scored.thresholds)
+    assert all(s.threshold is not None and 0 < s.threshold < 1 for s in scored.settled)
 
 
 def test_probe_does_not_depend_on_the_scale_of_a_channel() -> None:
@@ -59,7 +59,7 @@ def test_label_of_one_class_is_left_out_with_its_reason() -> None:
     assert sorted(scored.skipped) == [2, 3]
     assert "one class" in scored.skipped[2] and "no training label" in scored.skipped[3]
     assert np.isnan(scored.scores[:, 2:]).all() and not np.isnan(scored.scores[:, :2]).any()
-    assert scored.thresholds[2:] == (None, None)
+    assert [s.threshold for s in scored.settled[2:]] == [None, None]
 
 
 def test_what_one_label_lacks_changes_nothing_for_another() -> None:
@@ -76,7 +76,7 @@ def test_what_one_label_lacks_changes_nothing_for_another() -> None:
 def test_no_validation_gives_a_fixed_strength_and_no_threshold() -> None:
     none = Part(features=np.empty((0, 6)), targets=np.empty((0, 2)))
     scored = probe(part(80, 1), none, part(20, 3))
-    assert scored.strength == 1e-2 and scored.thresholds == (None, None)
+    assert scored.strength == 1e-2 and [s.threshold for s in scored.settled] == [None, None]
 
 
 def test_a_channel_without_spread_is_harmless() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from imitate.contract import Folders
 from imitate.eval.intervals import Units, resamples
-from imitate.eval.metrics import Scored, auroc, thresholds_of
+from imitate.eval.metrics import METRICS, Scored, Settled, auroc, f1, ones, settle
 from imitate.eval.table import Cell, render, result_rows, to_csv
 from imitate.eval.testset import TestSet, open_testset
 from imitate.schema import RESULTS
@@ -36,7 +36,8 @@ def scored(tests: TestSet) -> Scored:
     target_NL = tests.test.targets
     noise_NL = np.random.default_rng(0).standard_normal(target_NL.shape)
     score_NL = np.nan_to_num(target_NL) + noise_NL
-    return Scored(scores=score_NL, thresholds=thresholds_of(target_NL, score_NL), skipped={})
+    share_NL = 1 / (1 + np.exp(-score_NL))
+    return Scored(scores=share_NL, settled=settle(target_NL, share_NL), skipped={})
 
 
 def one(rows: list[dict[str, Any]], metric: str, label: str) -> dict[str, Any]:
@@ -60,17 +61,55 @@ def test_macro_interval_resamples_all_labels_together(tests: TestSet, scored: Sc
 
 def test_rows_hold_every_metric_of_every_label(tests: TestSet, scored: Scored) -> None:
     rows = result_rows(tests, CELL, scored, seed=0)
-    assert len(rows) == 4 * (3 + 1) and all(tuple(row) == RESULTS.names for row in rows)
+    assert len(rows) == len(METRICS) * (3 + 1) and all(tuple(row) == RESULTS.names for row in rows)
     hernia = one(rows, "f1", "Hernia")
     assert (hernia["value"], hernia["n_pos"], hernia["threshold_source"]) == (None, 0, None)
     assert one(rows, "auroc", "macro")["threshold_source"] is None
     assert one(rows, "f1", "macro")["threshold_source"] == "validate"
+    assert one(rows, "sensitivity@90", "Edema")["threshold_source"] == "validate"
+    assert one(rows, "brier", "Edema")["ci_low"] < one(rows, "brier", "Edema")["value"]
+
+
+def test_a_calibration_error_has_no_interval(tests: TestSet, scored: Scored) -> None:
+    row = one(result_rows(tests, CELL, scored, seed=0), "ece", "macro")
+    assert row["value"] > 0
+    assert (row["ci_low"], row["ci_high"], row["ci_method"]) == (None, None, "none")
+
+
+def test_thresholds_chosen_on_the_test_set_are_said_to_be(tests: TestSet, scored: Scored) -> None:
+    low = tuple(replace(settled, threshold=0.1) for settled in scored.settled)
+    asked = replace(scored, settled=low)
+    rows = result_rows(tests, CELL, asked, seed=0, sources=("validate", "test", "fixed"))
+    found = {r["threshold_source"]: r for r in rows if (r["metric"], r["label"]) == ("f1", "Edema")}
+    at = tests.labels.index("Edema")
+    known = ~np.isnan(tests.test.targets[:, at])
+    target, score = (a[known, at] for a in (tests.test.targets, scored.scores))
+    values = {t: f1(target, score, ones(len(target)), threshold=t)[0] for t in set(score)}
+    assert found["test"]["value"] == pytest.approx(max(values.values()))
+    for source, threshold in (("validate", 0.1), ("fixed", 0.5)):
+        naive = f1(target, score, ones(len(target)), threshold=threshold)[0]
+        assert found[source]["value"] == pytest.approx(naive)
+    assert found["validate"]["value"] < found["test"]["value"]
+    assert len([r for r in rows if r["metric"] == "auroc"]) == 3 + 1
+    text = render(document(rows, {}))
+    heads = next(line for line in text.splitlines() if line.startswith("#"))
+    assert "f1 " in heads and "f1 (test)" in heads and "accuracy (fixed)" in heads
+
+
+def test_an_encoder_that_labels_have_supervised_is_marked(tests: TestSet, scored: Scored) -> None:
+    note = "* pre-trained with labels"
+    plain, marked = (
+        render(document(result_rows(tests, cell, scored, seed=0), {}))
+        for cell in (CELL, replace(CELL, encoder=f"{CELL.encoder}*"))
+    )
+    assert note not in plain
+    assert note in marked and f"{CELL.encoder}*" in marked
 
 
 def test_a_label_without_threshold_has_no_accuracy_but_an_area(
     tests: TestSet, scored: Scored
 ) -> None:
-    bare = replace(scored, thresholds=(None,) * 3)
+    bare = replace(scored, settled=(Settled(slope=1.0),) * 3)
     rows = result_rows(tests, CELL, bare, seed=0)
     assert one(rows, "accuracy", "Edema")["value"] is one(rows, "f1", "macro")["value"] is None
     assert one(rows, "auroc", "Edema")["value"] is not None
@@ -84,7 +123,7 @@ def test_a_missing_number_is_an_empty_field(tests: TestSet, scored: Scored) -> N
 
 
 def document(rows: list[dict[str, Any]], skipped: dict[str, str]) -> dict[str, Any]:
-    cell = {"cell": {"fraction": 0.1}, "skipped": skipped}
+    cell = {"cell": {"task": "linear", "fraction": 0.1}, "skipped": skipped}
     head = {"dataset": "rsna", "phantom": False, "protocol": "clean", "damaged": []}
     return head | {"rows": rows, "cells": [cell, cell]}
 
@@ -93,7 +132,7 @@ def test_table_averages_draws_and_says_what_is_left_out(tests: TestSet, scored: 
     draws = []
     for draw in (0, 1):
         cell = replace(CELL, fraction=0.1, draw=draw)
-        shifted = replace(scored, scores=scored.scores * (1 - 2 * draw))
+        shifted = replace(scored, scores=abs(scored.scores - draw))
         draws += result_rows(tests, cell, shifted, seed=0)
     text = render(document(draws, {"Hernia": "no training label", "Edema": "no training label"}))
     assert "PHANTOM" not in text

@@ -1,51 +1,15 @@
 """Which samples are evaluated, and which of them a label fraction takes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imitate.contract import Folders
-from imitate.eval.testset import Samples, TestSet, open_testset, subset
+from imitate.eval.testset import TestSet, open_testset, rules_of
+from imitate.prep.protocols.fractions import draw_fraction
 from imitate.shards.manifest import ShardSet
-
-
-def samples(n: int) -> Samples:
-    return Samples(ordinals=np.arange(n) * 3, targets=np.zeros((n, 1)))
-
-
-@pytest.mark.parametrize(
-    ("n", "fraction", "count"),
-    [
-        (16_010, 0.01, 160),
-        (16_010, 0.1, 1_601),
-        (16_010, 1.0, 16_010),
-        (186_027, 0.01, 1_860),
-        (8_433, 0.01, 84),
-        (6_400, 0.1, 640),
-        (100, 0.29, 29),
-        (50, 0.01, 1),
-    ],
-)
-def test_fractions_have_the_published_counts(n: int, fraction: float, count: int) -> None:
-    assert len(subset(samples(n), fraction, seed=0, draw=0).ordinals) == count
-
-
-@given(st.integers(1, 200), st.integers(0, 5), st.floats(0.01, 1), st.floats(0.01, 1))
-def test_fractions_of_a_draw_nest(n: int, draw: int, one: float, other: float) -> None:
-    small, large = (
-        subset(samples(n), fraction, seed=0, draw=draw).ordinals
-        for fraction in sorted((one, other))
-    )
-    assert set(small) <= set(large)
-    assert (np.diff(large) > 0).all()
-
-
-def test_draws_differ_and_repeat() -> None:
-    drawn = [subset(samples(100), 0.3, seed=0, draw=draw).ordinals.tolist() for draw in (0, 1, 0)]
-    assert drawn[0] == drawn[2] != drawn[1]
 
 
 @pytest.fixture
@@ -69,3 +33,47 @@ def test_splits_are_whole_frontal_and_apart(tests: TestSet) -> None:
         assert part.ordinals.tolist() == frontal
     assert tests.labels == ("Edema", "Hernia", "Pneumonia")
     assert tests.names == ("phantom-rsna", "rsna")
+    assert (tests.archive, tests.protocol) == ("rsna", "clean")
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.3, 0.7, 1.0])
+def test_a_fraction_takes_whole_subjects_and_lies_within_a_larger_one(
+    tests: TestSet, fraction: float
+) -> None:
+    subjects = tests.shards.column("subject_id")
+    whole = {subjects[i] for i in tests.splits["train"].ordinals}
+    drawn = tests.fraction("train", fraction, draw=0)
+    taken = {subjects[i] for i in drawn.ordinals}
+    assert len(taken) == max(1, round(fraction * len(whole)))
+    assert drawn.ordinals.tolist() == [
+        i for i in tests.splits["train"].ordinals if subjects[i] in taken
+    ]
+    larger = tests.fraction("train", min(1.0, fraction + 0.2), draw=0)
+    assert set(drawn.ordinals) <= set(larger.ordinals)
+
+
+def test_draws_differ_and_repeat(tests: TestSet) -> None:
+    drawn = [tests.fraction("train", 0.3, draw=draw).ordinals.tolist() for draw in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fraction", "count"),
+    [("paper", 0.01, 160), ("paper", 0.1, 1_601), ("mgca", 0.01, 160), ("benchx", 0.01, 160)],
+)
+def test_published_fractions_count_pictures(
+    tests: TestSet, protocol: str, fraction: float, count: int
+) -> None:
+    """The count of 16,010 pictures, here of 1 picture in 100: rounding is as published."""
+    told = replace(tests, protocol=protocol)
+    ordinals = np.concatenate([tests.films[split] for split in ("train", "validate", "test")])
+    drawn = told.drawn(ordinals, fraction, draw=0)
+    assert len(drawn) == max(1, int(fraction * len(ordinals))) and (np.diff(drawn) > 0).all()
+    ids = [f"{i:05d}" for i in range(16_010)]
+    rules = rules_of("rsna", protocol)
+    assert len(draw_fraction(rules, ids, fraction, subjects={})) == count
+
+
+def test_an_archive_without_protocols_draws_subjects_as_clean_does() -> None:
+    assert rules_of("somewhere", "clean").fractions == {"draw": "subject"}
+    assert rules_of("siim", "benchx").fractions["draw"] == "stratified"

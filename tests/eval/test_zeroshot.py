@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from imitate.eval.metrics import Part
-from imitate.eval.zeroshot import (
-    Pair,
-    embed_pairs,
-    pair_scores,
-    prompt_files,
-    prompts_for,
-    read_prompts,
-    zeroshot,
-)
+from imitate.eval.prompts.pairs import Pair, prompt_files, prompts_for, read_prompts
+from imitate.eval.tasks.zeroshot import embed_pairs, pair_scores, zeroshot
 from imitate.prep.phantoms.drawing.film import KINDS
 from imitate.prep.phantoms.drawing.wording import LABELS, NORMAL_IMPRESSIONS, labels_in
 
@@ -55,7 +48,7 @@ def test_zeroshot_finds_the_threshold_on_validation() -> None:
     targets = np.array([[1.0], [1.0], [0.0], [0.0]])
     part = Part(features=images, targets=targets)
     scored = zeroshot(toy, [EDEMA], part, part)
-    (threshold,) = scored.thresholds
+    (threshold,) = (settled.threshold for settled in scored.settled)
     assert threshold == pytest.approx(scored.scores[:2, 0].min())
     assert (scored.scores[:2] > scored.scores[2:]).all()
 

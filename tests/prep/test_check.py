@@ -190,7 +190,7 @@ def test_two_images_of_one_key_are_fatal_and_all_are_named(tmp_path: Path) -> No
         shutil.copy(film, tmp_path / "p" / name)
     lines = ["image,report", *(f"{name},The lungs are clear." for name in names)]
     (tmp_path / "p" / "list.csv").write_text("\n".join(lines) + "\n")
-    options = ["--root", tmp_path, "--deidentified", "--check", "--json", "-q"]
+    options = ["--root", tmp_path, "--key", "path", "--deidentified", "--check", "--json", "-q"]
     done = prep("table", tmp_path / "p" / "list.csv", *options)
     problems = json.loads(done.stdout)["problems"]
     assert [p["problem"] for p in problems] == ["two images have one key"] * 2

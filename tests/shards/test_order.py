@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from imitate.contract import UsageError
 from imitate.shards.order import (
     EpochPlan,
+    StudyPlan,
     Window,
     check_ranks,
     permutation,
@@ -174,3 +175,91 @@ def test_another_global_batch_moves_only_the_boundaries(before: int, after: int)
         np.concatenate([plan.batch(s) for s in range(2 * plan.steps_per_epoch)]) for plan in plans
     ]
     assert np.array_equal(*streams)
+
+
+def studies_of(n: int, seed: int) -> np.ndarray:
+    """Films in no order of their studies, most of which have one or two."""
+    return np.random.default_rng(seed).integers(0, max(n * 2 // 3, 1), n)
+
+
+def test_the_films_of_studies_are_pinned() -> None:
+    studies = np.array([0, 1, 1, 2, 2, 2, 3])
+    plan = StudyPlan(np.arange(7) + 10, studies, seed=0, global_batch=2, films=2)
+    assert plan.steps_per_epoch == 2
+    found = [plan.batch(step).tolist() for step in range(3)]
+    assert found == [[10, 10, 15, 14], [16, 16, 11, 12], [10, 10, 11, 12]]
+
+
+@settings(max_examples=50)
+@given(
+    n=st.integers(4, 80), batch=st.integers(1, 4), films=st.integers(1, 3), seed=st.integers(0, 9)
+)
+def test_an_epoch_draws_each_study_once_and_different_films_of_it(
+    n: int, batch: int, films: int, seed: int
+) -> None:
+    rows, studies = np.arange(n, dtype=np.int64) * 3 + 5, studies_of(n, seed)
+    count = len(set(studies.tolist()))
+    if batch > count:
+        return
+    plan = StudyPlan(rows, studies, seed=seed, global_batch=batch, films=films)
+    assert plan.steps_per_epoch == count // batch
+    study_of = dict(zip(rows.tolist(), studies.tolist(), strict=True))
+    size = np.bincount(studies)
+    for epoch in (0, 2):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        seen = np.concatenate([plan.batch(step) for step in steps]).reshape(-1, films)
+        drawn = [{study_of[film] for film in sample} for sample in seen.tolist()]
+        assert all(len(each) == 1 for each in drawn)  # the films of a sample are of one study
+        named = [each.pop() for each in drawn]
+        assert len(set(named)) == len(named) == plan.steps_per_epoch * batch
+        for sample, study in zip(seen.tolist(), named, strict=True):
+            assert len(set(sample)) == min(films, size[study])
+
+
+def test_the_films_of_a_study_are_drawn_anew_in_each_epoch() -> None:
+    studies = np.arange(300) // 3
+    plan = StudyPlan(np.arange(300), studies, seed=1, global_batch=100, films=2)
+    first, second = (plan.batch(step).reshape(-1, 2) for step in (0, 1))
+    by_study = [
+        dict(zip(b[:, 0] // 3, map(tuple, b.tolist()), strict=True)) for b in (first, second)
+    ]
+    same = sum(by_study[0][study] == by_study[1][study] for study in range(100))
+    assert 5 < same < 35  # one in six by chance
+    seen = np.unique(np.concatenate([first, second]))
+    assert len(seen) > 250  # of 300
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_studies_do_not_depend_on_ranks_or_on_where_a_run_stopped(ranks: int) -> None:
+    rows, studies = np.arange(120), studies_of(120, 5)
+
+    def plan() -> StudyPlan:
+        return StudyPlan(rows, studies, seed=3, global_batch=12, films=2)
+
+    one = plan()
+    expected = [one.batch(step).tolist() for step in range(14)]
+    for step in (13, 0, 7, 6):  # any step at once, in any order
+        shares = [rank_slice(plan().batch(step), rank=r, ranks=ranks) for r in range(ranks)]
+        assert all(len(share) == 2 * 12 // ranks for share in shares)  # whole samples
+        assert np.concatenate(shares).tolist() == expected[step]
+
+
+def test_a_window_of_studies_takes_the_blocks_of_their_first_films() -> None:
+    studies = np.arange(60) // 2
+    blocks = np.arange(60) // 10
+    plan = StudyPlan(
+        np.arange(60),
+        studies,
+        seed=0,
+        global_batch=5,
+        films=2,
+        window=Window(size=1, blocks=blocks),
+    )
+    seen = [blocks[plan.batch(step)].tolist() for step in range(6)]
+    assert all(len(set(each)) == 1 for each in seen)
+    assert len({each[0] for each in seen}) == 6
+
+
+def test_more_studies_than_there_are_cannot_fill_a_batch() -> None:
+    with pytest.raises(UsageError, match="cannot be filled from 2"):
+        StudyPlan(np.arange(6), np.arange(6) // 3, seed=0, global_batch=3, films=2)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,7 @@ TEXTS = (
 )
 
 
-def row_of(folder: Path, index: int, split: str, *, text: bool) -> dict[str, object]:
+def row_of(folder: Path, index: int, split: str, *, text: bool, told: bool) -> dict[str, object]:
     findings, impression, labels = TEXTS[index % len(TEXTS)]
     pixels = np.random.default_rng(index).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
     pixels[: index % SIZE] //= 4
@@ -57,6 +58,9 @@ def row_of(folder: Path, index: int, split: str, *, text: bool) -> dict[str, obj
         "labels": labels,
         "label_source": "drawn",
         "mask": None,
+        "mask_blake3": None,
+        "report_labels": labels if told else {},
+        "metadata": {"sex": "FM"[index % 2], "age": str(40 + index)},
     }
     sides = dict.fromkeys(("height", "width", "source_height", "source_width"), SIZE)
     geometry = {"scale_x": 1.0, "scale_y": 1.0, "offset_x": 0.0, "offset_y": 0.0}
@@ -65,12 +69,28 @@ def row_of(folder: Path, index: int, split: str, *, text: bool) -> dict[str, obj
 
 
 def write_set(
-    root: Path, name: str, *, text: bool = True, access: str = "open", count: int = 20
+    root: Path,
+    name: str,
+    *,
+    text: bool = True,
+    told: bool = True,
+    access: str = "open",
+    count: int = 20,
+    held_out: Sequence[str] = HELD_OUT,
+    views: Sequence[str] = ("PA",),
+    films: int = 2,
 ) -> None:
-    """Write a prepared set, `count` of its samples for training, and its shards below a root."""
+    """Write a prepared set, `count` of its samples for training, and its shards below a root.
+
+    Its views take turns, and a study has so many `films`.
+    """
     folder = Folders(root).prepared(name)
-    splits = ("train",) * count + HELD_OUT
-    rows = [row_of(folder, index, split, text=text) for index, split in enumerate(splits)]
+    splits = ("train",) * count + tuple(held_out)
+    rows = [
+        row_of(folder, index, split, text=text, told=told) for index, split in enumerate(splits)
+    ]
+    for index, row in enumerate(rows):
+        row |= {"view": views[index % len(views)], "study_id": f"s{index // films}"}
     write_table(folder / "manifest.parquet", MANIFEST, rows)
     write_json(folder / "card.json", {"schema_version": 1, "dataset": name, "access": access})
     write_shards(root, name, ShardOptions(samples=9))
@@ -103,7 +123,7 @@ def tiny_settings():
         "data.batch=4",
         "model.image.size=16",
         "model.image.resize=18",
-        "model.findings.grid=4",
+        "model.tokens.grid=4",
         "model.embed_dim=16",
         "model.text_hidden=16",
         "optim.epochs=2",

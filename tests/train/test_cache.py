@@ -7,9 +7,11 @@ import pytest
 
 from imitate.contract import UsageError
 from imitate.shards.manifest import ShardSet
+from imitate.train.bound import TrainOptions, bind
 from imitate.train.checkpoint import Checkpoints
+from imitate.train.identity import plan_of
 from imitate.train.recipes.recipe import load_recipe
-from imitate.train.run import TrainOptions, bind, plan_of, train
+from imitate.train.run import train
 
 QUIET = TrainOptions(quiet=True, device="cpu")
 

@@ -12,7 +12,8 @@ from imitate.files import read_json, read_rows, write_json, write_table
 from imitate.schema import MANIFEST
 from imitate.shards.reading.remote import open_remote
 from imitate.shards.verify import verify_path
-from imitate.train.run import TrainOptions, train
+from imitate.train.bound import TrainOptions
+from imitate.train.run import train
 
 
 @pytest.fixture(scope="module")

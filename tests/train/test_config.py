@@ -1,5 +1,6 @@
 """Configuration: everything wrong is told at once, and nothing is guessed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +41,7 @@ class Whole:
     count: int = 3
     on: bool = False
     part: Part = field(default_factory=Part)
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def made(text, *settings):
@@ -175,3 +177,21 @@ def test_a_config_written_as_yaml_reads_back_equal(whole):
 @given(wholes, wholes)
 def test_merging_a_whole_tree_replaces_it(one, other):
     assert merge(to_tree(one), to_tree(other)) == to_tree(other)
+
+
+def test_groups_of_any_names_are_typed_merged_and_taken_away():
+    text = "{name: a, shares: {one: {x: 1, y: 0.5}, two: {}}}"
+    assert made(text).shares == {"one": {"x": 1.0, "y": 0.5}, "two": {}}
+    settings = ("shares.one.x=0.25", "shares.two=null", "shares.three={z: 1}")
+    assert made(text, *settings).shares == {"one": {"x": 0.25, "y": 0.5}, "three": {"z": 1.0}}
+    assert made(text, "shares={one: {x: null}}").shares == {"one": {"y": 0.5}, "two": {}}
+    whole = made(text)
+    assert resolve(Whole, parse_yaml(to_yaml(whole), where=""), where="") == whole
+
+
+def test_groups_that_cannot_be_are_refused():
+    assert problems("{name: a, shares: 3}") == ("shares must be a group of keys, not 3",)
+    assert problems("{name: a, shares: {one: {x: much}}}") == (
+        "shares.one.x must be a finite number, not 'much'",
+    )
+    assert problems("{name: a, shares: {1: {}}}") == ("shares: key 1 is not text",)

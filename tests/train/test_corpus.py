@@ -6,8 +6,17 @@ import pytest
 
 from imitate.contract import ImitateError
 from imitate.train.network.text import TextConfig, TextEncoder, build_text_encoder
-from imitate.train.objective.corpus import Corpus, build_corpus, text_of
+from imitate.train.objective.corpus import (
+    FIELDS,
+    Corpus,
+    build_corpus,
+    corpus_without_texts,
+    embeddings_path,
+    fields_of,
+    text_of,
+)
 from imitate.train.objective.loss import Section
+from imitate.train.objective.saved import SavedCorpus
 
 
 def sample(key: str, study: str | None, findings: str, impression: str) -> dict[str, Any]:
@@ -17,6 +26,8 @@ def sample(key: str, study: str | None, findings: str, impression: str) -> dict[
         "study_id": study,
         "findings": findings,
         "impression": impression,
+        "sections": {"findings": findings, "impression": impression, "indication": f"Ask {key}."},
+        "view": "PA",
     }
 
 
@@ -40,7 +51,7 @@ def encoder() -> TextEncoder:
 def build(encoder: TextEncoder, folder: Path, *sections: Section) -> Corpus:
     return build_corpus(
         ordinals=ORDINALS,
-        samples=iter(SAMPLES),
+        samples=SAMPLES,
         sections=sections,
         encoder=encoder,
         folder=folder,
@@ -102,6 +113,70 @@ def test_reports_and_sections_keep_caches_of_their_own(
     build(encoder, tmp_path, "impression", "findings")
     after = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     assert before.items() < after.items()
+
+
+def test_any_section_of_the_reports_can_be_read(encoder: TextEncoder, tmp_path: Path) -> None:
+    assert text_of(SAMPLES[0], "indication") == "Ask a."
+    assert text_of(SAMPLES[0], "technique") == text_of({"sections": ""}, "technique") == ""
+    corpus = build(encoder, tmp_path, "findings", "indication", "technique")
+    assert (corpus.row["indication"] >= 0).all()
+    assert (corpus.row["technique"] < 0).all()
+    assert corpus.same["findings"][0] != corpus.same["indication"][1]
+    assert set(fields_of(["indication"])) == {*FIELDS, "sections"}
+    assert set(fields_of(["report"])) == {*FIELDS, "impression", "findings"}
+
+
+def test_comparisons_can_be_left_out(encoder: TextEncoder, tmp_path: Path) -> None:
+    compared = [sample("a", None, "Clear lungs. Edema has improved.", "No interval change.")]
+    masked = build_text_encoder(
+        TextConfig(model="tiny", pooling="mean", priors="mask"), texts=["clear lungs"]
+    )
+    corpus = build_corpus(
+        ordinals=ORDINALS[:1],
+        samples=compared,
+        sections=["impression", "findings"],
+        encoder=masked,
+        folder=tmp_path,
+    )
+    assert corpus.row["impression"].tolist() == [-1]
+    expected = masked.embed(["Clear lungs."])[0]
+    np.testing.assert_allclose(corpus.embeddings[corpus.row["findings"][0]], expected, rtol=1e-5)
+    plain = build_text_encoder(TextConfig(model="tiny", pooling="mean"), texts=["clear lungs"])
+    assert plain.digest == masked.digest
+    sections = ("impression", "findings")
+    assert embeddings_path(tmp_path, plain, sections) != embeddings_path(tmp_path, masked, sections)
+
+
+def test_a_corpus_that_was_kept_is_the_same(encoder: TextEncoder, tmp_path: Path) -> None:
+    sections = ("impression", "indication")
+    built = build(encoder, tmp_path, *sections)
+    saved = SavedCorpus(
+        folder=tmp_path,
+        digest="d",
+        encoder=encoder,
+        ordinals=ORDINALS,
+        keys=built.keys,
+        sections=sections,
+    )
+    assert saved.load() is None
+    saved.save(built)
+    kept = saved.load()
+    assert kept is not None
+    assert kept.keys == built.keys
+    for ours, theirs in ((built.facts, kept.facts), (built.row, kept.row), (built.same, kept.same)):
+        assert set(ours) == set(theirs)
+        for name, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[name])
+            assert array.dtype == theirs[name].dtype
+    np.testing.assert_array_equal(built.embeddings, kept.embeddings)
+
+
+def test_a_corpus_without_texts_knows_samples_and_studies() -> None:
+    known = [{name: s[name] for name in ("key", "dataset", "study_id", "view")} for s in SAMPLES]
+    corpus = corpus_without_texts(ordinals=ORDINALS, samples=known)
+    assert corpus.keys == ("a", "b", "c", "d", "e", "f")
+    assert corpus.study[0] == corpus.study[1] != corpus.study[2]
+    assert corpus.facts["labels"].shape == (6, 0)
 
 
 def test_ordinals_lead_to_positions(encoder: TextEncoder, tmp_path: Path) -> None:

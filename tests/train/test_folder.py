@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import ViTConfig
 
 from imitate.contract import InputError
 from imitate.train.network.backbone import BackboneConfig, build_backbone
-from imitate.train.network.branches import FindingsConfig
+from imitate.train.network.branches import TokensConfig
 from imitate.train.network.folder import LoadedModel, load_model, save_model
 from imitate.train.network.model import ImageConfig, ModelConfig, build_model
 from imitate.train.network.text import TextConfig, build_text_encoder
@@ -30,7 +31,8 @@ def save(folder: Path, *, seed: int = 0, model: str = "tiny") -> LoadedModel:
         text = build_text_encoder(TextConfig(model=model, pooling="mean"))
     config = ModelConfig(
         backbone=BackboneConfig(name="tiny"),
-        findings=FindingsConfig(grid=4, levels=("stage2", "stage4"), keep=(0.5, 0.25)),
+        branches={"impression": {}, "findings": {"stage2": 0.5, "stage4": 0.25}},
+        tokens=TokensConfig(grid=4),
         image=ImageConfig(size=32, resize=40, channels=1, mean=(0.5,), std=(0.25,)),
         embed_dim=12,
         text_hidden=16,
@@ -46,8 +48,10 @@ def test_a_loaded_model_is_the_saved_one(tmp_path: Path) -> None:
     assert loaded.image == saved.image
     assert loaded.card == CARD
     assert not loaded.model.training
-    for embed in ("features", "embed_images", "embed_findings"):
+    for embed in ("features", "embed_images"):
         assert torch.equal(getattr(loaded, embed)(IMAGES), getattr(saved, embed)(IMAGES))
+    found, expected = (m.embed_branch("findings", IMAGES) for m in (loaded, saved))
+    assert torch.equal(found, expected)
     texts = ["Effusion on the left.", "Edema."]
     assert torch.equal(loaded.embed_texts(texts), saved.embed_texts(texts))
     torch.testing.assert_close(loaded.embed_texts(texts).norm(dim=1), torch.ones(2))
@@ -84,7 +88,7 @@ def test_initial_weights_are_not_needed_again(tmp_path: Path) -> None:
     torch.save(build_backbone(BackboneConfig(name="tiny"), channels=3).net.state_dict(), weights)
     config = ModelConfig(
         backbone=BackboneConfig(name="tiny", weights=str(weights)),
-        findings=FindingsConfig(grid=4),
+        tokens=TokensConfig(grid=4),
         image=ImageConfig(size=32, resize=40),
     )
     text = build_text_encoder(TextConfig(model="tiny", pooling="mean"), texts=TEXTS)
@@ -102,6 +106,29 @@ def test_a_saved_model_can_start_another_run(tmp_path: Path) -> None:
     backbone = build_backbone(config, channels=1)
     expected = saved.model.backbone.state_dict()
     assert all(torch.equal(t, expected[name]) for name, t in backbone.state_dict().items())
+
+
+def test_a_backbone_from_a_folder_is_kept_with_the_model(tmp_path: Path) -> None:
+    source, kept = tmp_path / "source", tmp_path / "model"
+    ViTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24
+    ).save_pretrained(source)
+    config = ModelConfig(
+        backbone=BackboneConfig(name=str(source)),
+        tokens=TokensConfig(grid=4),
+        image=ImageConfig(size=32, resize=40),
+    )
+    text = build_text_encoder(TextConfig(model="tiny", pooling="mean"), texts=TEXTS)
+    model = build_model(config, text_width=text.width, seed=0)
+    save_model(model, text, kept, CARD)
+    shutil.rmtree(source)
+    moved = kept.rename(tmp_path / "moved")
+    loaded = load_model(moved)
+    assert torch.equal(loaded.features(IMAGES), model.features(IMAGES))
+    assert not any(str(tmp_path) in file.read_text() for file in moved.rglob("*.json"))
+    save_model(loaded.model, loaded.text, tmp_path / "again", CARD)
+    for name in ("config.json", "backbone/config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (moved / name).read_bytes()
 
 
 def test_another_text_encoder_is_refused(tmp_path: Path) -> None:

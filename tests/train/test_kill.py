@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from imitate.train.run import TrainOptions, train
+from imitate.train.bound import TrainOptions
+from imitate.train.run import train
 
 OPTIONS = TrainOptions(quiet=True, device="cpu")
 

@@ -4,10 +4,12 @@ import json
 import re
 
 import cv2
+import numpy as np
 import pytest
 
 from imitate.contract import InputError, UsageError
-from imitate.train.logbook import Logbook, draw_curves, read_metrics
+from imitate.train.logbook import Logbook, read_metrics
+from imitate.train.records.curves import draw_curves
 
 
 def row(step):
@@ -84,3 +86,18 @@ def test_nothing_is_drawn_before_the_first_step(tmp_path):
     with Logbook(tmp_path) as logbook:
         logbook.draw()
     assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("steps", [3, 1300])
+def test_what_was_validated_is_drawn_too(steps):
+    rows = [row(step) for step in range(1, steps + 1)]
+    plain = draw_curves(rows)
+    recalls = {"validate/findings/image_to_text/pair/r@10": 0.5}
+    for place in range(1, steps, 2):
+        rows[place] |= {"validate/loss": 1.0, "validate/loss/findings": 1.0, **recalls}
+    measured = draw_curves(rows)
+    assert measured != plain and measured == draw_curves(rows)
+    picture = cv2.imdecode(np.frombuffer(measured, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (600, 900, 3)
+    del rows[1]["validate/loss"]  # the other points are drawn all the same
+    assert draw_curves(rows) != measured

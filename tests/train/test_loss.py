@@ -10,17 +10,26 @@ import torch.multiprocessing
 from torch import Tensor, distributed
 
 from imitate.contract import ConfigError
+from imitate.train.objective.contrast import contrast, gather
 from imitate.train.objective.loss import (
     Aligned,
     ContrastiveLoss,
     LossConfig,
     Texts,
-    contrast,
     findings_weight,
-    gather,
     language_targets,
 )
-from imitate.train.objective.targets import mended_targets, source_targets
+from imitate.train.objective.reports.facts import label_likeness, person_likeness
+from imitate.train.objective.targets import (
+    PriorConfig,
+    blended,
+    evened,
+    mended_targets,
+    mixed_prior,
+    shared_text,
+    source_targets,
+    text_weights,
+)
 
 N, D, E = 7, 4, 6
 SAME = torch.tensor([0, 1, 0, 2, 3, 3, 4])
@@ -74,7 +83,7 @@ def test_the_default_loss_equals_a_double_loop() -> None:
     expected = {}
     for name, batch in (("impression", impression), ("findings", findings)):
         targets = mended_targets(
-            batch.texts.source, SAME, centre_E=batch.texts.centre, alpha=config.alpha
+            batch.texts.source, SAME, centre_E=batch.texts.centre, alpha=config.prior.alpha
         )
         expected[name] = sum(naive_contrast(v, batch.text, targets, 0.07) for v in batch.language)
         first, second = batch.vision
@@ -138,7 +147,7 @@ def test_a_section_that_nobody_has_gives_zero() -> None:
 @pytest.mark.parametrize("targets", ["mended", "source", "onehot"])
 def test_the_targets_do_not_depend_on_who_asks(targets: Any) -> None:
     config, batch = LossConfig(targets=targets), aligned()
-    made = language_targets(config, batch.texts)
+    made = language_targets(config, batch.texts, config.prior.alpha)
     if targets == "onehot":
         assert torch.equal(made, torch.eye(N))
     losses = ContrastiveLoss(LossConfig(terms=("impression",), targets=targets))(
@@ -146,6 +155,111 @@ def test_the_targets_do_not_depend_on_who_asks(targets: Any) -> None:
     )
     expected = sum(naive_contrast(view, batch.text, made, 0.07) for view in batch.language)
     assert losses["impression"].item() == pytest.approx(expected)
+
+
+FACTS = {
+    "labels": torch.rand(N, 3, generator=torch.Generator().manual_seed(1)).round(),
+    "view": torch.tensor([0, 0, 1, 1, 0, -1, 0]),
+    "sex": torch.tensor([0, 1, 0, 1, 0, 1, -1]),
+    "age": torch.tensor([40.0, 45, 50, 80, 41, 60, torch.nan]),
+}
+TURNED = torch.tensor([3, 0, 5, 6, 1, 2, 4])
+
+
+@pytest.mark.parametrize("targets", ["mended", "source"])
+@pytest.mark.parametrize("kind", ["text", "permuted", "uniform", "none"])
+def test_controls_of_the_prior_are_those_they_are_called(targets: Any, kind: Any) -> None:
+    config = LossConfig(targets=targets, prior=PriorConfig(kind=kind))
+    batch = aligned()
+    others = TURNED if kind == "permuted" else None
+    texts = dataclasses.replace(batch.texts, others=others)
+    made = language_targets(config, texts, 0.2)
+
+    def plain(source: Tensor) -> Tensor:
+        if targets == "mended":
+            return mended_targets(source, SAME, centre_E=texts.centre, alpha=0.2)
+        return source_targets(source, temperature=0.07, kernel="exp", ratio=0.2)
+
+    shared = shared_text(SAME) if targets == "mended" else torch.eye(N)
+    if kind in ("text", "permuted"):
+        expected = plain(texts.source if others is None else texts.source[TURNED])
+    elif kind == "none":
+        expected = shared
+    else:
+        expected = evened(plain(texts.source) * (shared == 0), shared > 0)
+        expected += plain(texts.source) * (shared > 0)
+    torch.testing.assert_close(made.double(), expected.double())
+
+
+def test_the_prior_mixes_what_is_known() -> None:
+    config = LossConfig(prior=PriorConfig(knowledge=0.4, metadata=0.1))
+    texts = dataclasses.replace(aligned().texts, facts=FACTS)
+    shared = shared_text(SAME)
+    people = (FACTS["view"], FACTS["sex"], FACTS["age"])
+    parts = [
+        (0.5, text_weights(texts.source, texts.centre)),
+        (0.4, label_likeness(FACTS["labels"])),
+        (0.1, person_likeness(*people)),
+    ]
+    expected = blended(shared, mixed_prior(parts, shared > 0), 0.3)
+    torch.testing.assert_close(language_targets(config, texts, 0.3), expected)
+    alone = LossConfig(prior=PriorConfig(knowledge=1.0))
+    expected = blended(shared, mixed_prior(parts[1:2], shared > 0), 0.3)
+    torch.testing.assert_close(language_targets(alone, texts, 0.3), expected)
+
+
+def test_a_learned_mass_is_pulled_and_told() -> None:
+    prior = PriorConfig(adapt="learned", alpha=0.3, pull=1.5)
+    criterion = ContrastiveLoss(LossConfig(terms=("impression",), prior=prior))
+    batch = aligned()
+    logit = criterion.alpha_logit["impression"]
+    found = criterion({"impression": batch}, epoch=0)
+    assert found["alpha_impression"].item() == pytest.approx(0.3)
+    still = ContrastiveLoss(LossConfig(terms=("impression",), prior=PriorConfig(alpha=0.3)))
+    torch.testing.assert_close(found["loss"], still({"impression": batch}, epoch=0)["loss"])
+    slopes = []
+    for at in (-1e-2, 0.0, 1e-2):
+        with torch.no_grad():
+            logit.fill_(math.log(0.3 / 0.7) + at)
+        loss = criterion({"impression": batch}, epoch=0)["loss"]
+        logit.grad = None
+        loss.backward()
+        assert logit.grad is not None
+        slopes.append((loss.item(), logit.grad.item()))
+    finite = (slopes[2][0] - slopes[0][0]) / 2e-2
+    assert slopes[1][1] == pytest.approx(finite, rel=1e-2)
+
+
+def test_the_schedule_of_the_mass_is_that_of_the_epoch() -> None:
+    prior = PriorConfig(alpha=0.4, adapt="scheduled", final=0.0, epochs=4)
+    batch = {"impression": aligned()}
+    moving = ContrastiveLoss(LossConfig(terms=("impression",), prior=prior))(batch, epoch=3)
+    fixed = LossConfig(terms=("impression",), prior=PriorConfig(alpha=0.1))
+    torch.testing.assert_close(moving["loss"], ContrastiveLoss(fixed)(batch, epoch=0)["loss"])
+    assert moving["alpha_impression"].item() == pytest.approx(0.1)
+
+
+def test_any_branch_is_a_term_and_reads_the_text_it_is_given() -> None:
+    config = LossConfig(
+        terms=("diagnosis", "vision_observations"),
+        texts={"diagnosis": "impression"},
+        weighted=("observations",),
+    )
+    assert config.branches == ("diagnosis", "observations")
+    assert config.sections == ("impression", "observations")
+    assert config.language == ("diagnosis",)
+    first, second = aligned(0), aligned(50)
+    losses = ContrastiveLoss(config)({"diagnosis": first, "observations": second}, epoch=40)
+    expected = losses["diagnosis"] + 0.8 * losses["vision_observations"]
+    torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_part_of_the_terms_has_the_same_weights() -> None:
+    config = LossConfig(prior=PriorConfig(adapt="learned"))
+    whole = ContrastiveLoss(config)
+    part = whole.of_language()
+    assert part.config.terms == ("impression", "findings")
+    assert part.alpha_logit["findings"] is whole.alpha_logit["findings"]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -215,13 +329,19 @@ def test_weight_of_the_findings_follows_the_published_schedule(epoch: int, weigh
 
 def test_settings_that_cannot_be_are_all_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        LossConfig(terms=("report", "report"), temperature=0, alpha=1.5)
+        LossConfig(terms=("report", "report"), temperature=0, ratio=0)
     assert len(caught.value.problems) == 3
 
 
 def test_sections_are_those_of_the_terms() -> None:
     assert LossConfig().sections == ("impression", "findings")
     assert LossConfig(terms=("vision_findings", "report")).sections == ("findings", "report")
+
+
+def test_what_only_the_mended_targets_know_is_refused_elsewhere() -> None:
+    with pytest.raises(ConfigError) as caught:
+        LossConfig(targets="source", prior=PriorConfig(knowledge=0.5, adapt="scheduled"))
+    assert len(caught.value.problems) == 2
 
 
 def test_without_ranks_the_batch_is_the_global_batch() -> None:

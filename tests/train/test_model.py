@@ -1,10 +1,12 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from imitate.contract import ConfigError
 from imitate.train.network.backbone import BackboneConfig, pooled
-from imitate.train.network.branches import FindingsConfig
+from imitate.train.network.branches import TokensConfig
 from imitate.train.network.model import (
     ImageConfig,
     ModelConfig,
@@ -18,7 +20,7 @@ from imitate.train.objective.views import ViewsConfig, make_views
 IMAGE = ImageConfig(size=32, resize=40, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 CONFIG = ModelConfig(
     backbone=BackboneConfig(name="tiny"),
-    findings=FindingsConfig(grid=4),
+    tokens=TokensConfig(grid=4),
     image=IMAGE,
     embed_dim=12,
     text_hidden=16,
@@ -37,9 +39,10 @@ def model() -> VisionLanguageModel:
     with torch.no_grad():  # so that running statistics and positions say something
         for view in pictures(8)[:, :32, :32].split(4):
             levels = model.levels(view)
-            model.findings_head(model.read(levels, model.channels.draw("test", 0)))
-            model.impression_head(pooled(levels))
-        model.findings.position_KW.normal_()
+            draw = model.draw("findings", "test", 0)
+            model.project("findings", model.read("findings", levels, draw))
+            model.project("impression", pooled(levels))
+        model.branches["findings"].position_KW.normal_()
         model.text_head(torch.randn(8, 6))
     return model
 
@@ -101,14 +104,21 @@ def test_features_are_the_pooled_last_level(model: VisionLanguageModel) -> None:
     assert features.shape == (4, model.backbone.width)
 
 
-@pytest.mark.parametrize("embed", ["features", "embed_images", "embed_findings"])
+EMBEDDINGS: dict[str, Callable[[VisionLanguageModel, torch.Tensor], torch.Tensor]] = {
+    "features": lambda model, images: model.features(images),
+    "impression": lambda model, images: model.embed_images(images),
+    "findings": lambda model, images: model.embed_branch("findings", images),
+}
+
+
+@pytest.mark.parametrize("embed", EMBEDDINGS)
 def test_an_image_has_its_embedding_whatever_batch_it_is_in(
     model: VisionLanguageModel, embed: str
 ) -> None:
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    whole = getattr(model, embed)(pictures())
-    part = getattr(model, embed)(pictures()[1:3])
+    whole = EMBEDDINGS[embed](model, pictures())
+    part = EMBEDDINGS[embed](model, pictures()[1:3])
     torch.testing.assert_close(whole[1:3], part, rtol=1e-4, atol=1e-5)
     assert model.training and not whole.requires_grad
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -117,7 +127,7 @@ def test_an_image_has_its_embedding_whatever_batch_it_is_in(
 def test_embeddings_have_length_one(model: VisionLanguageModel) -> None:
     for out in (
         model.embed_images(pictures()),
-        model.embed_findings(pictures()),
+        model.embed_branch("findings", pictures()),
         model.embed_text_vectors(torch.randn(4, 6)),
     ):
         assert out.shape == (4, 12)
@@ -130,17 +140,17 @@ def test_the_findings_embedding_averages_eight_draws(model: VisionLanguageModel)
         levels = model.backbone(prepare_images(pictures(), IMAGE))
         total = torch.zeros(4, 12)
         for i in range(8):
-            draw = model.channels.draw("channels at evaluation", 0, i)
-            out = model.findings_head(model.read(levels, draw))
+            draw = model.draw("findings", "evaluation", 0, i)
+            out = model.project("findings", model.read("findings", levels, draw))
             total += out / out.norm(dim=1, keepdim=True)
     expected = total / total.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(model.embed_findings(pictures()), expected)
+    torch.testing.assert_close(model.embed_branch("findings", pictures()), expected)
 
 
 def test_the_model_reads_one_channel() -> None:
     image = ImageConfig(size=32, resize=40, channels=1, mean=(0.5,), std=(0.25,))
     config = ModelConfig(
-        backbone=BackboneConfig(name="tiny"), findings=FindingsConfig(grid=4), image=image
+        backbone=BackboneConfig(name="tiny"), tokens=TokensConfig(grid=4), image=image
     )
     features = build_model(config, text_width=6, seed=0).features(pictures())
     assert np.isfinite(features.numpy()).all()

@@ -1,9 +1,17 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
 
 from imitate.contract import ConfigError
-from imitate.train.network.norm import FrozenBatchNorm2d, GroupedBatchNorm2d, replace_norm
+from imitate.train.network.norm import (
+    FrozenBatchNorm2d,
+    GroupedBatchNorm2d,
+    moved_once,
+    replace_norm,
+    standing_still,
+)
 
 
 def drawn(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -78,6 +86,47 @@ def test_a_batch_that_cuts_a_group_is_refused() -> None:
     norm = GroupedBatchNorm2d(2, group=4, eps=1e-5, momentum=0.1)
     with pytest.raises(ConfigError, match="norm_group=4"):
         norm(torch.randn(6, 2, 3, 3))
+
+
+def statistics(norm: nn.BatchNorm2d) -> list[torch.Tensor]:
+    return [tensor.clone() for _, tensor in sorted(norm.named_buffers())]
+
+
+def test_all_that_goes_forward_moves_the_statistics_once() -> None:
+    torch.manual_seed(0)
+    whole, parts = (drawn(GroupedBatchNorm2d(2, group=3, eps=1e-5, momentum=0.2)) for _ in "ab")
+    parts.load_state_dict(whole.state_dict())
+    x = torch.randn(12, 2, 4, 4)
+    whole(x)
+    with moved_once(nn.Sequential(parts)):
+        parts(x[:9])  # three groups, and then one
+        parts(x[9:])
+        with standing_still(parts):
+            parts(9 * x[:3])
+    torch.testing.assert_close(statistics(parts), statistics(whole))
+    parts(x)
+    assert parts.num_batches_tracked == 2
+
+
+def test_statistics_are_averaged_over_ranks() -> None:
+    torch.manual_seed(0)
+    norms = [drawn(GroupedBatchNorm2d(2, group=3, eps=1e-5, momentum=0.2)) for _ in range(3)]
+    whole, one, other = norms
+    for norm in (one, other):
+        norm.load_state_dict(whole.state_dict())
+    x = torch.randn(12, 2, 4, 4)
+    whole(x)
+    theirs: list[torch.Tensor] = []
+    with moved_once(one, theirs.extend):
+        one(x[6:])
+
+    def average(tensors: Sequence[torch.Tensor]) -> None:
+        for mine, their in zip(tensors, theirs, strict=True):
+            mine.copy_((mine + their) / 2)
+
+    with moved_once(other, average):
+        other(x[:6])
+    torch.testing.assert_close(statistics(other), statistics(whole))
 
 
 def net() -> nn.Sequential:

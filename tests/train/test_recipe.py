@@ -10,7 +10,10 @@ from imitate.contract import ConfigError, InputError, UsageError
 from imitate.train.recipes.config import leaves, read_yaml, resolve, to_tree, to_yaml
 from imitate.train.recipes.recipe import Recipe, load_recipe, recipe_names
 
-PACKAGED = ("clip", "demo", "imitate", "paper-source")
+PACKAGED = (
+    *("clip", "demo", "imitate", "imitate-plus"),
+    *("labels", "paper-2023", "paper-source"),
+)
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def test_equal_recipes_have_equal_digests_and_any_value_counts():
 
 
 def test_an_unknown_recipe_lists_those_there_are():
-    with pytest.raises(UsageError, match="clip, demo, imitate, paper-source") as caught:
+    with pytest.raises(UsageError, match=", ".join(PACKAGED)) as caught:
         load_recipe("imitat")
     assert caught.value.code == 2
 
@@ -100,6 +103,14 @@ def test_files_that_cannot_be_are_refused(tmp_path):
         (["losss.terms=[]"], "unknown key losss; did you mean loss?"),
         (["data.batch=1"], "data.batch must be at least 2"),
         (["optim.period_steps=0"], "optim.period_steps must be at least 1, or null"),
+        (["model.branches.findings=null"], "loss.terms names 'findings', but model.branches are"),
+        (["loss.texts={diagnosis: impression}"], "loss.texts names 'diagnosis'"),
+        (["loss.weighted=[lungs]"], "loss.weighted names 'lungs'"),
+        (["model.embedding=lungs"], "model.embedding must be a branch, not 'lungs'"),
+        (["model.branches.vision_x={}"], "branches must have names of small letters"),
+        (["model.branches.findings.stage1=0"], "shares above 0 and at most 1"),
+        (["task=labels"], "task labels trains no branch"),
+        (["loss.prior.alpha=2"], "loss.prior.alpha must be between 0 and 1"),
     ],
 )
 def test_values_that_cannot_be_are_refused(settings, problem):
@@ -110,3 +121,42 @@ def test_values_that_cannot_be_are_refused(settings, problem):
 
 def test_a_small_batch_is_one_group():
     assert load_recipe("imitate", ["data.batch=12"]).data.batch == 12
+
+
+def test_the_controls_leave_all_else_as_it_is():
+    imitate = to_tree(load_recipe("imitate"))
+    for name, own in (("clip", {"name", "model", "loss"}), ("labels", {"name", "model", "task"})):
+        tree = to_tree(load_recipe(name))
+        assert {key for key in tree if tree[key] != imitate[key]} == own
+        model = {k for k in tree["model"] if tree["model"][k] != imitate["model"][k]}
+        assert model <= {"branches", "embedding"}
+
+
+def test_runs_that_labels_supervise_say_so():
+    supervised = {name for name in PACKAGED if load_recipe(name).supervision == "labels"}
+    assert supervised == {"imitate-plus", "labels"}
+    assert load_recipe("imitate-plus", ["loss.prior.knowledge=0"]).supervision == "text"
+
+
+def ablations(repository):
+    """The recipes and settings of the table of ablations in the method's page."""
+    page = (repository / "docs" / "explanation" / "method.md").read_text()
+    rows = re.findall(r"^\| .* \| `([a-z0-9-]+)` \| `--set \'?([^`]*?)\'?` \|$", page, re.M)
+    assert len(rows) >= 18
+    return rows
+
+
+def test_every_ablation_is_one_setting(repository):
+    digests = set()
+    for name, setting in ablations(repository):
+        changed = load_recipe(name, [setting])
+        assert changed != load_recipe(name), setting
+        digests.add(changed.digest)
+    assert len(digests) == len(ablations(repository))
+
+
+def test_findings_from_the_last_level_alone_keep_their_number_of_tokens(repository):
+    [setting] = [s for _, s in ablations(repository) if "stage4: 0.2178" in s]
+    branches = load_recipe("imitate", [setting]).model.branches
+    assert dict(branches["findings"]) == {"stage4": 0.2178}
+    assert int(0.2178 * 2048) == 446

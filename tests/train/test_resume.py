@@ -6,9 +6,10 @@ import signal
 import pytest
 
 from imitate.contract import Stopped
+from imitate.train.bound import TrainOptions
 from imitate.train.objective.task import PretrainTask
 from imitate.train.recipes.recipe import load_recipe
-from imitate.train.run import TrainOptions, train
+from imitate.train.run import train
 
 QUIET = TrainOptions(quiet=True)
 

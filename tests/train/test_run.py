@@ -11,11 +11,12 @@ from imitate.contract import Folders, InputError, TooManyFaults, UsageError
 from imitate.files import blake3_file
 from imitate.options import FaultBudget
 from imitate.shards.manifest import ShardSet
+from imitate.train.bound import TrainOptions, bind, pick_device
 from imitate.train.identity import training_rows
 from imitate.train.logbook import read_metrics
 from imitate.train.network.folder import load_model
 from imitate.train.recipes.recipe import load_recipe
-from imitate.train.run import TrainOptions, bind, pick_device, train
+from imitate.train.run import train
 
 QUIET = TrainOptions(quiet=True, device="cpu")
 
@@ -63,7 +64,7 @@ def test_the_card_tells_where_everything_came_from(finished, root, tiny_recipe):
     assert card["prior"]["findings"]["off_share"] > 0
     assert set(card["run"]) == {
         *("command", "started", "finished", "seconds"),
-        *("device", "threads", "machine", "python"),
+        *("device", "ranks", "threads", "machine", "python"),
     }
 
 

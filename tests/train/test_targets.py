@@ -6,10 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imitate.contract import ConfigError
 from imitate.train.objective.targets import (
     Kernel,
+    PriorConfig,
+    blended,
     correlation,
+    divergence,
+    evened,
     mended_targets,
+    mixed_prior,
     shared_text,
     smooth,
     source_targets,
@@ -153,3 +159,103 @@ def test_source_targets_equal_a_double_loop(
 def test_kernels_have_the_published_values(kernel: Kernel, at_0: float, at_1: float) -> None:
     values = smooth(torch.tensor([0.0, 1.0]), kernel=kernel, ratio=0.2)
     torch.testing.assert_close(values, torch.tensor([at_0, at_1]), atol=5e-5, rtol=0)
+
+
+def naive_mixed(parts: list, same: list[int]) -> list:
+    """Row by row: each part normalised outside the positives, then their shares, then the row."""
+    n = len(same)
+    out = []
+    for i in range(n):
+        row = [0.0] * n
+        for share, weights in parts:
+            open_pairs = [j for j in range(n) if same[j] != same[i]]
+            mass = sum(weights[i][j] for j in open_pairs)
+            for j in open_pairs:
+                row[j] += share * weights[i][j] / mass if mass else 0.0
+        mass = sum(row)
+        out.append([value / mass if mass else 0.0 for value in row])
+    return out
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=8),
+    st.lists(st.floats(0.1, 1), min_size=1, max_size=3),
+    st.integers(0, 2**31),
+)
+def test_a_mixed_prior_equals_a_double_loop(
+    same: list[int], shares: list[float], seed: int
+) -> None:
+    n, generator = len(same), torch.Generator().manual_seed(seed)
+    weights = [
+        torch.rand(n, n, generator=generator, dtype=torch.double)
+        * (torch.rand(n, n, generator=generator) < 0.4)
+        for _ in shares
+    ]
+    codes = torch.tensor(same)
+    positive = codes[:, None] == codes[None, :]
+    ours = mixed_prior(list(zip(shares, weights, strict=True)), positive)
+    naive = naive_mixed([(s, w.tolist()) for s, w in zip(shares, weights, strict=True)], same)
+    torch.testing.assert_close(ours, torch.tensor(naive, dtype=torch.double))
+    even = evened(ours, positive)
+    torch.testing.assert_close(even.sum(1), ours.sum(1))
+    for row, mass, there in zip(
+        even.tolist(), ours.sum(1).tolist(), positive.tolist(), strict=True
+    ):
+        rest = there.count(False)
+        expected = [0.0 if p else mass / rest for p in there]
+        assert row == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_uniform_prior_of_the_source_has_its_mass(kernel: Kernel) -> None:
+    x = texts()
+    known = {"temperature": 0.07, "kernel": kernel, "ratio": 0.2}
+    plain, even = source_targets(x, **known), source_targets(x, **known, even=True)
+    torch.testing.assert_close(even.sum(1), plain.sum(1))
+    torch.testing.assert_close(even.diag(), plain.diag())
+    for i, row in enumerate(even):
+        others = torch.cat([row[:i], row[i + 1 :]])
+        torch.testing.assert_close(others, others[:1].expand(8))
+
+
+def test_a_mass_that_is_learned_has_a_gradient_of_its_own() -> None:
+    same = torch.tensor([0, 1, 1, 2])
+    shared = shared_text(same).double()
+    prior = mixed_prior([(1.0, torch.rand(4, 4, dtype=torch.double))], shared > 0)
+    prior[3] = 0  # nothing is known of this one
+    weight = torch.rand(4, 4, dtype=torch.double)
+
+    def value(logit: torch.Tensor) -> torch.Tensor:
+        return (blended(shared, prior, torch.sigmoid(logit)) * weight).sum()
+
+    logit = torch.tensor(-1.0, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(value, (logit,))
+    torch.testing.assert_close(blended(shared, prior, 0.7)[3], shared[3])
+    torch.testing.assert_close(blended(shared, prior, 0.7).sum(1), torch.ones(4).double())
+
+
+@pytest.mark.parametrize("worse", [-1.0, 0.0, 0.5, 3.0])
+def test_the_pull_has_its_minimum_where_it_says(worse: float) -> None:
+    """The best mass has the logit of the middle less the gap of the cross-entropies / pull."""
+    middle, pull = 0.2, 2.0
+    logit = math.log(middle / (1 - middle)) - worse / pull
+    alpha = torch.sigmoid(torch.tensor(logit, dtype=torch.double)).requires_grad_()
+    (alpha * worse + pull * divergence(alpha, middle)).backward()
+    assert alpha.grad is not None and alpha.grad.item() == pytest.approx(0, abs=1e-9)
+    p = alpha.item()
+    naive = p * math.log(p / middle) + (1 - p) * math.log((1 - p) / (1 - middle))
+    assert divergence(alpha, middle).item() == pytest.approx(naive)
+
+
+def test_the_mass_follows_its_schedule() -> None:
+    config = PriorConfig(alpha=0.4, adapt="scheduled", final=0.1, epochs=3)
+    found = [config.scheduled(epoch) for epoch in range(5)]
+    assert found == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.1])
+    assert PriorConfig(final=0.9).scheduled(9) == 0.2
+
+
+def test_priors_that_cannot_be_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PriorConfig(knowledge=0.8, metadata=0.3, alpha=1.0, adapt="learned", final=2, pull=0)
+    assert len(caught.value.problems) == 4

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from torch import Tensor, distributed, nn
 
 from imitate.contract import ConfigError
 from imitate.train.network.backbone import BackboneConfig
-from imitate.train.network.branches import FindingsConfig
+from imitate.train.network.branches import TokensConfig
 from imitate.train.network.model import ImageConfig, ModelConfig, build_model
 from imitate.train.objective.corpus import Corpus
 from imitate.train.objective.loss import LossConfig
-from imitate.train.objective.targets import mended_targets
+from imitate.train.objective.reports.facts import read_facts
+from imitate.train.objective.targets import PriorConfig, mended_targets
 from imitate.train.objective.task import PretrainBatch, PretrainTask
 from imitate.train.objective.views import ViewsConfig, make_views
 
@@ -23,6 +25,15 @@ n, E = 12, 6
 ORDINALS = np.arange(n, dtype=np.int64) * 3
 IMAGE = ImageConfig(size=32, resize=40)
 FINDINGS_MISSING, IMPRESSION_MISSING = (1, 4), (2,)
+LATERAL = (3, 6)
+FACTS = [
+    {
+        "report_labels": {"Edema": float(i % 3 == 0), "Effusion": (1.0, 0.0, -1.0)[i % 3]},
+        "view": "LATERAL" if i in LATERAL else "PA",
+        "metadata": {"sex": "FM"[i % 2], "age": str(40 + 3 * i)} if i else {},
+    }
+    for i in range(n)
+]
 
 
 def corpus() -> Corpus:
@@ -36,6 +47,7 @@ def corpus() -> Corpus:
         ordinals=ORDINALS,
         keys=tuple(f"key-{i}" for i in range(n)),
         study=np.arange(n) // 2,
+        facts=read_facts(FACTS),
         embeddings=embeddings,
         row=rows,  # type: ignore[arg-type]
         same=rows,  # type: ignore[arg-type]
@@ -44,16 +56,22 @@ def corpus() -> Corpus:
 
 
 def task(
-    loss: LossConfig, *, norm: Any = "frozen", views: ViewsConfig | None = None
+    loss: LossConfig,
+    *,
+    norm: Any = "frozen",
+    views: ViewsConfig | None = None,
+    films: int = 1,
+    **model: Any,
 ) -> PretrainTask:
     config = ModelConfig(
         backbone=BackboneConfig(name="tiny"),
-        findings=FindingsConfig(grid=4),
+        tokens=TokensConfig(grid=4),
         image=IMAGE,
         embed_dim=12,
         text_hidden=16,
         norm=norm,
         norm_group=4,
+        **model,
     )
     return PretrainTask(
         model=build_model(config, text_width=E, seed=0),
@@ -61,6 +79,7 @@ def task(
         loss=loss,
         views=views or ViewsConfig(),
         seed=7,
+        films=films,
     )
 
 
@@ -122,13 +141,17 @@ def test_the_whole_method_equals_its_description() -> None:
             )
             if section == "impression":
                 first = again = levels["stage4"].mean((2, 3))
-                head = model.impression_head
+                head = model.heads["impression"]
             else:
                 first, again = (
-                    model.read(levels, model.channels.draw("channels", 7, 3, view, draw))
-                    for draw in (0, 1)
+                    model.read(
+                        "findings",
+                        levels,
+                        model.draw("findings", "channels", 7, 3, view, use=use),
+                    )
+                    for use in ("language", "vision")
                 )
-                head = model.findings_head
+                head = model.heads["findings"]
             everything = torch.ones(len(rows), len(rows), dtype=torch.bool)
             image = naive_head(head, first[rows])
             language = language + both_ways(image, text, targets, 0.07, everything)
@@ -164,8 +187,9 @@ def test_the_step_draws_other_channels() -> None:
 
 def test_terms_are_those_of_the_configuration() -> None:
     terms: dict[str, LossConfig] = {
-        "report": LossConfig(terms=("report",), targets="onehot"),
-        "impression": LossConfig(terms=("impression",)),
+        "impression": LossConfig(
+            terms=("impression",), texts={"impression": "report"}, targets="onehot"
+        ),
         "vision_findings": LossConfig(terms=("vision_findings",)),
     }
     for name, config in terms.items():
@@ -173,12 +197,10 @@ def test_terms_are_those_of_the_configuration() -> None:
         losses = it.loss(batch(it))
         assert set(losses) == {name, "loss"}
         losses["loss"].backward()
-        heads = {
-            part: getattr(it.model, part)[0].weight.grad is not None
-            for part in ("impression_head", "findings_head", "text_head")
+        trained = {
+            branch for branch, head in it.model.heads.items() if head[0].weight.grad is not None
         }
-        assert heads["findings_head"] == (name == "vision_findings")
-        assert heads["impression_head"] == (name != "vision_findings")
+        assert trained == {name.removeprefix("vision_")}
 
 
 def test_a_batch_in_which_hardly_any_text_is_found_has_no_gradient_but_no_error() -> None:
@@ -203,9 +225,92 @@ def test_views_are_those_of_the_samples_keys() -> None:
 
 def test_targets_are_those_the_loss_uses() -> None:
     it = task(LossConfig())
-    targets, ordinals = it.targets("findings", ORDINALS[:8])
+    targets, ordinals = it.targets("findings", ORDINALS[:8], step=0, epoch=0)
     assert ordinals.tolist() == [0, 6, 9, 15, 18, 21]
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
+
+
+def test_a_control_of_the_prior_is_drawn_anew_each_step() -> None:
+    it = task(LossConfig(terms=("impression",), prior=PriorConfig(kind="permuted")))
+    first, again, other = (
+        it.targets("impression", ORDINALS, step=step, epoch=0)[0] for step in (1, 1, 2)
+    )
+    plain = task(LossConfig()).targets("impression", ORDINALS, step=1, epoch=0)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other) and not torch.equal(first, plain)
+
+
+def test_a_prior_of_labels_needs_labels() -> None:
+    prior = PriorConfig(knowledge=0.5, metadata=0.1)
+    it = task(LossConfig(prior=prior))
+    assert torch.isfinite(it.loss(batch(it))["loss"])
+    bare = dataclasses.replace(corpus(), facts=read_facts([{} for _ in range(n)]))
+    with pytest.raises(ConfigError, match="--report-labels"):
+        PretrainTask(
+            model=it.model, corpus=bare, loss=LossConfig(prior=prior), views=it.views, seed=7
+        )
+
+
+def test_only_lateral_films_have_a_view_embedding() -> None:
+    it = task(LossConfig(), view_embedding=True)
+    plain = task(LossConfig())
+    for rows in (range(8), [0, 1, 2, 4, 5]):  # with lateral films, and without
+        whole, without = it.loss(batch(it, rows)), plain.loss(batch(plain, rows))
+        torch.testing.assert_close(whole["loss"], without["loss"])  # it starts at 0
+    with torch.no_grad():
+        for embedding in it.model.lateral.values():
+            embedding.normal_()
+    frontal = it.loss(batch(it, [0, 1, 2, 4, 5]))
+    torch.testing.assert_close(frontal["loss"], without["loss"])
+    assert not torch.isclose(it.loss(batch(it))["loss"], plain.loss(batch(plain))["loss"])
+
+
+def test_two_films_of_a_study_are_its_views() -> None:
+    it = task(LossConfig(), films=2, view_embedding=True)
+    films = ORDINALS[[0, 1, 2, 3, 6, 7, 8, 8]]  # studies of two films, and one of one
+    given = it.prepare(pictures([0, 1, 2, 3, 6, 7, 8, 8]), films, step=3, epoch=1)
+    assert given.ordinals.tolist() == films[::2].tolist()
+    assert it.places(given, 1).tolist() == [1, 3, 7, 8]
+    with torch.no_grad():
+        it.model.lateral["impression"].fill_(3.0)
+    aligned: dict[str, Any] = {}
+    it.criterion.forward = lambda branches, epoch: (
+        aligned.update(branches)
+        or {  # type: ignore
+            "loss": torch.zeros(())
+        }
+    )
+    features = it.encode(given)
+    it.losses(features, given)
+    rows = [0, 2, 3]  # the text of the study is that of its first film; 2 has no Impression
+    lateral = {0: [0, 1, 0], 1: [0, 0, 0]}  # of films 0, 6, 8 and 1, 7, 8
+    for view, found in enumerate(aligned["impression"].language):
+        moved = features[f"pooled {view}"][rows] + 3 * torch.tensor(lateral[view])[:, None]
+        torch.testing.assert_close(found, it.model.heads["impression"](moved))
+
+
+def test_any_number_of_sections_is_aligned_with_levels_of_their_own() -> None:
+    terms = ("impression", "findings", "report", "vision_report")
+    branches = {"impression": {}, "findings": {"stage4": 0.5}, "report": {"stage1": 0.5}}
+    it = task(LossConfig(terms=terms), branches=branches)
+    losses = it.loss(batch(it))
+    assert set(losses) == {*terms, "loss"}
+    losses["report"].backward()
+    conv = dict(it.model.backbone.named_parameters())
+    last = [p for name, p in conv.items() if "stages.3" in name]
+    assert all(p.grad is None or not p.grad.any() for p in last)  # it reads the first level
+    assert it.model.embed_branch("report", torch.from_numpy(pictures([1]))).shape == (1, 12)
+
+
+def test_a_held_out_split_is_seen_with_the_weights_in_training() -> None:
+    it = task(LossConfig(prior=PriorConfig(adapt="learned")))
+    other = it.held_out(corpus())
+    assert other.criterion.alpha_logit is it.criterion.alpha_logit
+    assert it.model.training_parts["criterion"] is it.criterion
+    losses = other.loss(batch(other))
+    assert {"impression", "findings", "loss"} < set(losses)
+    assert not any(name.startswith("vision_") for name in losses)
+    assert batch(other).views.shape[1] == 1
 
 
 def test_contrasting_views_needs_two() -> None:

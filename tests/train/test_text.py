@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imitate.contract import ConfigError, InputError, UsageError
+from imitate.train.network.language.embeddings import embed_cached
 from imitate.train.network.text import (
     MINILM,
     NEUTRAL,
     TextConfig,
     TextEncoder,
     build_text_encoder,
-    embed_cached,
     neutral_text,
     normal_form,
 )

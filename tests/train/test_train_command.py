@@ -75,6 +75,10 @@ def test_a_dry_run_writes_nothing(tiny_root, tiny_settings):
     assert found["parameters"] > 1000
     assert found["state_bytes"] == 16 * found["parameters"]
     assert found["activation_bytes"] > 0
+    assert found["micro_batch"] == 4 and found["hours"] is None
+    assert "micro-batch  none needed" in result.stdout and "--trial" in result.stdout
+    rated = json.loads(train(tiny_root, tiny_settings, "-n", "--rate", "2", "--json").stdout)
+    assert rated["hours"] == pytest.approx(40 / 2 / 3600)
     assert sorted(tiny_root.rglob("*")) == before
 
 
@@ -107,7 +111,7 @@ def test_what_cannot_be_is_said(tiny_root, tiny_settings, more, error, word):
 def test_an_unknown_recipe_lists_all(tiny_root):
     result = invoke("train", "imitatee", "--root", tiny_root)
     assert result.exception.code == Exit.USAGE
-    assert "clip, demo, imitate, paper-source" in str(result.exception)
+    assert "clip, demo, imitate, imitate-plus" in str(result.exception)
 
 
 def test_without_a_shard_set_it_names_prep_and_shard(tmp_path):

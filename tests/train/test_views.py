@@ -6,21 +6,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imitate.contract import ConfigError
+from imitate.train.augmentation.draw import ViewDraw, homography
+from imitate.train.augmentation.warp import autocontrast, render
 from imitate.train.network.model import ImageConfig
-from imitate.train.objective.views import (
-    ViewDraw,
-    ViewsConfig,
-    autocontrast,
-    draw_views,
-    homography,
-    make_views,
-    render,
-)
+from imitate.train.objective.views import ViewsConfig, draw_views, make_views
 
 IMAGE = ImageConfig(size=48, resize=56)
 PAPER = ViewsConfig(rotation=30, flip_p=0.5)
 STILL = ViewDraw(
-    top=0.0, left=0.0, flip_x=False, flip_y=False, angle=0.0, corners=None, autocontrast=False
+    top=0.0,
+    left=0.0,
+    flip_x=False,
+    flip_y=False,
+    angle=0.0,
+    corners=None,
+    perspective=1.0,
+    autocontrast=False,
 )
 
 
@@ -115,7 +116,8 @@ def test_draws_stay_inside_their_limits(seed: int, key: str) -> None:
         assert not draw.flip_x and not draw.flip_y
         if draw.corners is not None:
             assert draw.corners.shape == (4, 2)
-            assert (draw.corners >= 0).all() and (draw.corners < 0.5).all()
+            assert (draw.corners >= 0).all() and (draw.corners < 1).all()
+            assert draw.perspective == 0.5
 
 
 def test_draws_have_their_probabilities() -> None:

@@ -1,91 +1,206 @@
-"""The image backbone: a ResNet of `transformers`, its levels by name, and its initial weights.
+"""The image backbone: a network of `transformers`, its levels by name, and its initial weights.
 
-Axes: B images, C channels, H and W rows and columns.
+Axes: B images, C channels, H and W rows and columns, T tokens.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoBackbone, ResNetConfig
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    ConvNextConfig,
+    Dinov2Config,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+)
 
-from ...contract import InputError
+from ...contract import ConfigError, InputError
+from ...files import read_json
+from .weights import load_folder, load_weights, plain_names, quiet, read_weights
 
-BackboneName = Literal["resnet50", "resnet18", "tiny"]
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-_SHOWN = 5  # names in the message about weights that do not fit
+MODEL_TYPE = "imitate"  # of our own model folders, as their config.json says it
+
+
+def resnet_config(
+    *,
+    block: Literal["basic", "bottleneck"],
+    depths: Sequence[int],
+    widths: Sequence[int],
+    stem: int = 64,
+    channels: int = 3,
+) -> ResNetConfig:
+    """Return a ResNet by its numbers (He et al., 2016); a bottleneck's stride lies on its 3x3."""
+    return ResNetConfig(
+        num_channels=channels,
+        embedding_size=stem,
+        hidden_sizes=list(widths),
+        depths=list(depths),
+        layer_type=block,
+    )
+
+
+def _vit(width: int, heads: int) -> ViTConfig:
+    return ViTConfig(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+
+
+def _dinov2(width: int, heads: int) -> Dinov2Config:
+    return Dinov2Config(hidden_size=width, num_attention_heads=heads, image_size=518)
+
+
+# `tiny` is a bottleneck ResNet of small widths for CPUs; the others have their published sizes
+ARCHITECTURES: dict[str, Callable[[], Any]] = {
+    "resnet50": lambda: resnet_config(
+        block="bottleneck", depths=(3, 4, 6, 3), widths=(256, 512, 1024, 2048)
+    ),
+    "resnet18": lambda: resnet_config(
+        block="basic", depths=(2, 2, 2, 2), widths=(64, 128, 256, 512)
+    ),
+    "tiny": lambda: resnet_config(
+        block="bottleneck", depths=(1, 1, 1, 1), widths=(32, 64, 128, 256), stem=16
+    ),
+    "vit_small": lambda: _vit(384, 6),
+    "vit_base": lambda: _vit(768, 12),
+    "dinov2_small": lambda: _dinov2(384, 6),
+    "dinov2_base": lambda: _dinov2(768, 12),
+    "swin_tiny": SwinConfig,
+    "convnext_tiny": lambda: ConvNextConfig(hidden_sizes=[96, 192, 384, 768]),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Which backbone, and where its initial weights come from.
 
-    `tiny` is a bottleneck ResNet of small widths for CPUs. `weights` is empty (drawn by seed), or a
-    file in torchvision's ResNet layout (.pth, .pt, .bin, .safetensors), or a Hugging Face folder.
+    `name` is one of `ARCHITECTURES`, or a folder with the config.json of a network of
+    `transformers`. `weights` is empty (drawn by seed), or a file (.pth, .pt, .bin, .safetensors)
+    in torchvision's ResNet layout or the network's own names, or a Hugging Face folder, or a model
+    folder of ours.
     """
 
-    name: BackboneName = "resnet50"
+    name: str = "resnet50"
     weights: str = ""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """A ResNet by its numbers (He et al., 2016): the stride of a bottleneck lies on its 3x3."""
-
-    block: Literal["basic", "bottleneck"]
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    stem: int = 64
-    channels: int = 3
+    def __post_init__(self) -> None:
+        if self.name not in ARCHITECTURES and "/" not in self.name:
+            raise ConfigError(
+                [
+                    f"name must be one of {', '.join(ARCHITECTURES)}, or a folder as ./NAME, "
+                    f"not {self.name!r}"
+                ]
+            )
 
 
-ARCHITECTURES: dict[BackboneName, Architecture] = {
-    "resnet50": Architecture(
-        block="bottleneck", depths=(3, 4, 6, 3), widths=(256, 512, 1024, 2048)
-    ),
-    "resnet18": Architecture(block="basic", depths=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
-    "tiny": Architecture(
-        block="bottleneck", depths=(1, 1, 1, 1), widths=(32, 64, 128, 256), stem=16
-    ),
-}
+def level_places(config: Any) -> dict[str, int]:
+    """Return the levels of a network by name: after how many of its stages or blocks they lie.
+
+    `stage1` to `stage4` are the stages of a network that has four, such as a ResNet; of a plain
+    transformer they lie after each quarter of its blocks, which are `block1`, `block2`, … too.
+    Raises InputError for a network of fewer than four.
+    """
+    names = getattr(config, "stage_names", None)
+    depth = len(names) - 1 if names else config.num_hidden_layers
+    if depth < len(STAGES):
+        raise InputError(f"a backbone needs {len(STAGES)} levels at least, this one has {depth}")
+    places = {stage: math.ceil(depth * i / len(STAGES)) for i, stage in enumerate(STAGES, 1)}
+    if depth > len(STAGES):
+        places |= {f"block{i}": i for i in range(1, depth + 1)}
+    return places
 
 
 class Backbone(nn.Module):
-    """A ResNet that gives the maps of its four stages, `stage1` to `stage4`."""
+    """A network of `transformers` that gives the maps of its four stages and of further `levels`.
 
-    def __init__(self, architecture: Architecture) -> None:
+    The tokens of a plain transformer are normalised and laid out as maps, without its class token.
+    Whatever is drawn at random in training (dropout, stochastic depth) is switched off: a step is
+    a function of the batch alone. Raises ConfigError for a level that the network has not.
+    """
+
+    def __init__(self, config: Any, *, levels: Iterable[str] = ()) -> None:
         super().__init__()
-        self.architecture = architecture
-        config = ResNetConfig(  # type: ignore[call-arg]  # `out_features` is a mixin's
-            num_channels=architecture.channels,
-            embedding_size=architecture.stem,
-            hidden_sizes=list(architecture.widths),
-            depths=list(architecture.depths),
-            layer_type=architecture.block,
-            out_features=list(STAGES),
-        )
-        self.net = AutoBackbone.from_config(config)  # type: ignore[no-untyped-call]
+        places = level_places(config)
+        unknown = [name for name in levels if name not in places]
+        if unknown:
+            raise ConfigError(
+                [f"model.branches: no level {name!r}" for name in unknown],
+                todo=f"the backbone's levels are {', '.join(places)}",
+            )
+        # the last stage last, where it may be a block too
+        given = sorted({*STAGES, *levels}, key=lambda name: (places[name], name))
+        self.places = {name: places[name] for name in given}
+        self.net = _network(config, sorted(set(self.places.values())))
+
+    @property
+    def config(self) -> Any:
+        """The network's configuration, as `transformers` has it."""
+        return self.net.config
 
     @property
     def channels(self) -> dict[str, int]:
         """Channels of each level."""
-        return dict(zip(STAGES, self.architecture.widths, strict=True))
+        widths = getattr(self.net, "num_features", None)
+        plain: int = getattr(self.config, "hidden_size", 0)
+        return {name: widths[at] if widths else plain for name, at in self.places.items()}
 
     @property
     def width(self) -> int:
         """Width of the pooled vector."""
-        return self.architecture.widths[-1]
+        return self.channels[STAGES[-1]]
 
     def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
-        """Return the maps [B, C, H, W] of each level by name."""
-        return dict(zip(STAGES, self.net(x_BCHW).feature_maps, strict=True))
+        """Return the maps [B, C, H, W] of each level by name, the last level last."""
+        if self.config.model_type == "vit":
+            maps = self._maps_of_tokens(x_BCHW)
+        else:
+            found = self.net(x_BCHW).feature_maps
+            maps = dict(zip(sorted(set(self.places.values())), found, strict=True))
+        return {name: maps[place] for name, place in self.places.items()}
+
+    def _maps_of_tokens(self, x_BCHW: Tensor) -> dict[int, Tensor]:
+        """Return maps by place, as DINOv2's backbone makes them: norm, then patches as positions.
+
+        `transformers` has no backbone of the plain vision transformer, but the network itself.
+        """
+        net: Any = self.net
+        states = net(x_BCHW, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
+        rows, columns = (side // self.config.patch_size for side in x_BCHW.shape[2:])
+        return {
+            place: net.layernorm(states[place])[:, 1:]
+            .transpose(1, 2)
+            .unflatten(2, (rows, columns))
+            .contiguous()
+            for place in set(self.places.values())
+        }
+
+
+def _network(config: Any, places: Sequence[int]) -> nn.Module:
+    """Return the network with newly drawn weights; InputError for one that is no backbone."""
+    config = copy.deepcopy(config)
+    for name, value in list(vars(config).items()):
+        if re.search(r"dropout|drop_path", name) and isinstance(value, int | float):
+            setattr(config, name, 0.0)
+    try:
+        if config.model_type == "vit":
+            plain: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                config, add_pooling_layer=False
+            )
+            return plain
+        config.out_features = [config.stage_names[place] for place in places]
+        net: nn.Module = AutoBackbone.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception:  # what a configuration may lack is not foreseeable
+        raise InputError(f"{config.model_type!r} is no backbone of transformers") from None
+    return net
 
 
 def pooled(levels: Mapping[str, Tensor]) -> Tensor:
@@ -93,72 +208,43 @@ def pooled(levels: Mapping[str, Tensor]) -> Tensor:
     return levels[STAGES[-1]].mean(dim=(2, 3))
 
 
-def build_backbone(config: BackboneConfig, *, channels: int) -> Backbone:
-    """Return the backbone, its weights drawn by torch's generator or read from `config.weights`.
+def build_backbone(
+    config: BackboneConfig, *, channels: int, levels: Iterable[str] = ()
+) -> Backbone:
+    """Return the backbone for images of `channels`.
 
-    Raises InputError when the weights are missing or do not fit to the last tensor.
+    Its weights are drawn by torch's generator or read from `config.weights`. Raises InputError
+    when the architecture or the weights are missing, or do not fit to the last tensor, ConfigError
+    for a level that the network has not.
     """
-    known = ARCHITECTURES[config.name]
-    backbone = Backbone(
-        Architecture(
-            block=known.block,
-            depths=known.depths,
-            widths=known.widths,
-            stem=known.stem,
-            channels=channels,
-        )
-    )
+    known = ARCHITECTURES.get(config.name)
+    network = known() if known else read_config(Path(config.name))
+    network.num_channels = channels
+    backbone = Backbone(network, levels=levels)
     if config.weights:
-        path = Path(config.weights)
-        load_weights(backbone, read_weights(path), where=str(path))
+        _load(backbone, Path(config.weights))
     return backbone
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: .safetensors, a PyTorch file of tensors only, or a Hugging Face folder.
-
-    Raises InputError when it is missing or holds anything but tensors.
-    """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError("no such file of weights", where=str(file))
+def read_config(folder: Path) -> Any:
+    """Return the configuration of a network of `transformers`; InputError when there is none."""
+    quiet()
     try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # a hostile file makes the readers raise anything
-        raise InputError("not readable as weights, or more than tensors", where=str(file)) from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError("holds more than tensors", where=str(file))
-    return dict(state)
-
-
-def load_weights(backbone: Backbone, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Load a state dict in torchvision's or Hugging Face's ResNet names, strictly.
-
-    A classification head is left out. InputError names what is missing, surplus or of another
-    shape.
-    """
-    found = _hugging_face_names(state)
-    wanted = backbone.net.state_dict()
-    # old files lack the counter, which nothing reads
-    found = {n: t for n, t in wanted.items() if n.endswith("num_batches_tracked")} | found
-    problems = [f"{name} is missing" for name in wanted if name not in found]
-    problems += [f"{name} has no place" for name in found if name not in wanted]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception:  # a damaged file makes the reader raise anything
         raise InputError(
-            f"the weights do not fit this backbone: {'; '.join(problems[:_SHOWN])}{more}",
-            where=where,
-            todo="model.backbone.name must be the architecture of the weights",
-        )
-    backbone.net.load_state_dict(found)
+            "no folder with the config.json of a network that transformers knows",
+            where=str(folder),
+            todo=f"model.backbone.name is one of {', '.join(ARCHITECTURES)}, or such a folder",
+        ) from None
+
+
+def _load(backbone: Backbone, path: Path) -> None:
+    config = path / "config.json"
+    if config.is_file() and read_json(config).get("model_type") != MODEL_TYPE:
+        load_folder(backbone.net, path)
+    else:
+        load_weights(backbone.net, read_weights(path), where=str(path))
 
 
 def load_torchvision_resnet(state: Mapping[str, Tensor], *, where: str = "weights") -> Backbone:
@@ -167,7 +253,7 @@ def load_torchvision_resnet(state: Mapping[str, Tensor], *, where: str = "weight
     Block, depths, widths and input channels are read from the names and shapes; timm's ResNets
     have the same names. Raises InputError when they are not those of a ResNet.
     """
-    names = {_strip(name): tensor for name, tensor in state.items()}
+    names = plain_names(state)
     if "conv1.weight" not in names or "layer1.0.conv1.weight" not in names:
         raise InputError("the weights are not in torchvision's ResNet layout", where=where)
     bottleneck = "layer1.0.conv3.weight" in names
@@ -182,49 +268,13 @@ def load_torchvision_resnet(state: Mapping[str, Tensor], *, where: str = "weight
     if any(end is None for end in ends):
         raise InputError("the weights are not in torchvision's ResNet layout", where=where)
     backbone = Backbone(
-        Architecture(
+        resnet_config(
             block="bottleneck" if bottleneck else "basic",
-            depths=tuple(len(found) for found in blocks),
-            widths=tuple(len(end) for end in ends if end is not None),
+            depths=[len(found) for found in blocks],
+            widths=[len(end) for end in ends if end is not None],
             stem=names["conv1.weight"].shape[0],
             channels=names["conv1.weight"].shape[1],
         )
     )
-    load_weights(backbone, names, where=where)
+    load_weights(backbone.net, names, where=where)
     return backbone
-
-
-_PREFIX = re.compile(r"^(module\.|encoder\.(?=conv1|bn1|layer|fc)|resnet\.|backbone\.|net\.)+")
-_BLOCK = re.compile(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)$")
-
-
-def _strip(name: str) -> str:
-    return _PREFIX.sub("", name)
-
-
-def _hugging_face_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors under the names of `transformers`' ResNet, without a classification head.
-
-    Of the weights of a whole model only those of its backbone are taken.
-    """
-    inner = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
-    renamed = {_hugging_face_name(_strip(n)): tensor for n, tensor in (inner or state).items()}
-    return {n: t for n, t in renamed.items() if not n.startswith(("fc.", "classifier."))}
-
-
-def _hugging_face_name(name: str) -> str:
-    """Map one of torchvision's ResNet names; any other name stays as it is."""
-    stem = re.match(r"(conv|bn)1\.(\w+)$", name)
-    if stem:
-        return f"embedder.embedder.{_PARTS[stem[1]]}.{stem[2]}"
-    block = _BLOCK.match(name)
-    if not block:
-        return name
-    stage, layer, kind, index, leaf = block.groups()
-    base = f"encoder.stages.{int(stage) - 1}.layers.{layer}"
-    if kind == "downsample.":
-        return f"{base}.shortcut.{('convolution', 'normalization')[int(index)]}.{leaf}"
-    return f"{base}.layer.{int(index) - 1}.{_PARTS[kind]}.{leaf}"
-
-
-_PARTS = {"conv": "convolution", "bn": "normalization"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,28 +21,31 @@ from torch import Tensor, nn
 from ...contract import ConfigError
 from ...shards.order import philox
 
+Shares = Mapping[str, float]  # level -> share of its channels that become tokens
+Use = Literal["language", "vision"]  # the kind of terms that a draw is for
+Masking = Literal["channel", "scale", "mixed"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class FindingsConfig:
-    """The Findings branch.
+class TokensConfig:
+    """How levels become tokens, in every branch that reads tokens.
 
-    Of each level in `levels` the share `keep` of its channels become tokens, pooled to
-    `grid` x `grid`. `replacement` draws channels with replacement, and `pad_to` (0: no pads) fills
-    up with zero tokens that take part in the attention; both are as published, for comparison.
+    A token is a channel, pooled to `grid` x `grid`. `masking` `channel` draws the share of each
+    level's channels that the branch names; `scale` draws one level and takes all of its channels;
+    `mixed` does the first for the vision-language terms and the second for the vision-vision
+    terms. `replacement` draws channels with replacement, and `pad_to` (0: as they are) crops the
+    tokens or fills them up with zeros that take part in the attention; both are as published, for
+    comparison.
     """
 
-    levels: tuple[str, ...] = ("stage1", "stage2", "stage3", "stage4")
-    keep: tuple[float, ...] = (0.25, 0.15, 0.10, 0.10)
     grid: int = 16
     heads: int = 4
+    masking: Masking = "channel"
     replacement: bool = False
     pad_to: int = 0
 
     def __post_init__(self) -> None:
         rules = {
-            "levels must name at least one level": bool(self.levels),
-            "levels and keep must be equally long": len(self.levels) == len(self.keep),
-            "keep must be shares above 0 and at most 1": all(0 < share <= 1 for share in self.keep),
             "grid must be at least 1": self.grid >= 1,
             "heads must be at least 1 and divide grid * grid": self.heads >= 1
             and self.grid**2 % max(self.heads, 1) == 0,
@@ -56,62 +60,81 @@ ChannelDraw = tuple[NDArray[np.int64], ...]  # the channels drawn of each level,
 
 
 class Channels:
-    """Draws the channels of the Findings branch: which features of each level become tokens.
+    """Draws which features of each level become the tokens of a branch.
 
-    One draw is shared by the whole batch, as published. Raises ConfigError when a level is not one
-    of the backbone's, or when the tokens are more than `pad_to`.
+    One draw is shared by the whole batch, as published. `levels` are those of the branch, in the
+    order of the backbone. Raises ConfigError when one is not the backbone's, or when more tokens
+    are drawn by channel than `pad_to`.
     """
 
-    def __init__(self, config: FindingsConfig, channels: Mapping[str, int]) -> None:
-        unknown = [name for name in config.levels if name not in channels]
+    def __init__(
+        self, branch: str, shares: Shares, config: TokensConfig, *, channels: Mapping[str, int]
+    ) -> None:
+        unknown = [level for level in shares if level not in channels]
         if unknown:
             raise ConfigError(
-                [f"model.findings.levels: no level {name!r}" for name in unknown],
+                [f"model.branches.{branch}: no level {level!r}" for level in unknown],
                 todo=f"the backbone's levels are {', '.join(channels)}",
             )
-        self.replacement = config.replacement
-        self.sizes = tuple(channels[name] for name in config.levels)
+        self.branch, self.config = branch, config
+        self.levels = tuple(level for level in channels if level in shares)
+        self.sizes = tuple(channels[level] for level in self.levels)
         # the published counts: 76.8 of 512 channels are 76
-        self.kept = tuple(
-            max(1, int(size * share)) for size, share in zip(self.sizes, config.keep, strict=True)
-        )
-        if config.pad_to and sum(self.kept) > config.pad_to:
+        self.kept = tuple(max(1, int(channels[level] * shares[level])) for level in self.levels)
+        if config.pad_to and config.masking != "scale" and sum(self.kept) > config.pad_to:
             raise ConfigError(
-                [f"model.findings.pad_to={config.pad_to} is below the {sum(self.kept)} tokens"]
+                [
+                    f"model.tokens.pad_to={config.pad_to} is below the {sum(self.kept)} tokens of "
+                    f"the branch {branch!r}"
+                ]
             )
 
-    def draw(self, purpose: str, seed: int, *rest: int) -> ChannelDraw:
-        """Return a draw that is a function of its arguments alone, equal on every rank."""
-        bits = philox(purpose, seed, *rest).bit_generator
+    @property
+    def slots(self) -> int:
+        """The most tokens of a draw, pads among them."""
+        most = {"channel": sum(self.kept), "scale": max(self.sizes)}
+        drawn = max(most.values()) if self.config.masking == "mixed" else most[self.config.masking]
+        return self.config.pad_to or drawn
+
+    def draw(self, purpose: str, seed: int, *rest: int, use: Use = "language") -> ChannelDraw:
+        """Return a draw that is a function of the branch and the arguments, equal on every rank."""
+        bits = philox(purpose, seed, self.branch, use, *rest).bit_generator
+        masking = self.config.masking
+        if masking == "scale" or (masking == "mixed" and use == "vision"):
+            chosen = int(_fractions(bits.random_raw(1), len(self.sizes))[0])
+            return tuple(
+                np.arange(size if level == chosen else 0) for level, size in enumerate(self.sizes)
+            )
         drawn = []
         for size, kept in zip(self.sizes, self.kept, strict=True):
             raw = bits.random_raw(size)
-            if self.replacement:
-                # the upper 32 bits as a fraction of the channels
-                picked = (raw[:kept] >> np.uint64(32)) * np.uint64(size) >> np.uint64(32)
-                drawn.append(picked.astype(np.int64))
+            if self.config.replacement:
+                drawn.append(_fractions(raw[:kept], size))
             else:
                 drawn.append(np.argsort(raw, kind="stable")[:kept].astype(np.int64))
         return tuple(drawn)
 
 
-class FindingsBranch(nn.Module):
+def _fractions(raw: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """Return whole numbers below `count`: the upper 32 bits as a fraction of it."""
+    return ((raw >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)).astype(np.int64)
+
+
+class TokenBranch(nn.Module):
     """Channels as tokens, and a CLS token that attends to them.
 
     The published branch attends from all tokens and reads only the CLS row; here only that row is
     computed, which is the same number.
     """
 
-    def __init__(self, config: FindingsConfig, *, tokens: int) -> None:
+    def __init__(self, channels: Channels) -> None:
         super().__init__()
-        self.config = config
-        width = config.grid**2
-        self.pads = max(config.pad_to - tokens, 0)
-        self.width = width
-        self.cls_W = nn.Parameter(torch.zeros(width))
+        self.channels, self.config = channels, channels.config
+        self.width = self.config.grid**2
+        self.cls_W = nn.Parameter(torch.zeros(self.width))
         # slot 0 belongs to CLS, the others to the tokens in their order
-        self.position_KW = nn.Parameter(torch.zeros(1 + tokens + self.pads, width))
-        self.attention = nn.MultiheadAttention(width, config.heads, batch_first=True)
+        self.position_KW = nn.Parameter(torch.zeros(1 + channels.slots, self.width))
+        self.attention = nn.MultiheadAttention(self.width, self.config.heads, batch_first=True)
 
     def forward(self, levels: Mapping[str, Tensor], draw: ChannelDraw) -> Tensor:
         """Return the branch's vector [B, W], before its head."""
@@ -126,13 +149,17 @@ class FindingsBranch(nn.Module):
     def tokens(self, levels: Mapping[str, Tensor], draw: ChannelDraw) -> Tensor:
         """Return the tokens with their positions, [B, K, W], without CLS."""
         pooled = []
-        for name, channels in zip(self.config.levels, draw, strict=True):
+        for name, channels in zip(self.channels.levels, draw, strict=True):
+            if not len(channels):
+                continue
             maps_BCHW = levels[name]
-            index = torch.from_numpy(channels).to(maps_BCHW.device)
+            index = torch.from_numpy(channels).to(maps_BCHW.device, non_blocking=True)
             kept_BCHW = maps_BCHW.index_select(1, index)
             pooled.append(F.adaptive_avg_pool2d(kept_BCHW, self.config.grid).flatten(2))
-        tokens_BKW = F.pad(torch.cat(pooled, dim=1), (0, 0, 0, self.pads))
-        return tokens_BKW + self.position_KW[1:]
+        tokens_BKW = torch.cat(pooled, dim=1)
+        if self.config.pad_to:  # a negative number of pads crops, as the published code does
+            tokens_BKW = F.pad(tokens_BKW, (0, 0, 0, self.config.pad_to - tokens_BKW.shape[1]))
+        return tokens_BKW + self.position_KW[1 : 1 + tokens_BKW.shape[1]]
 
 
 def projection_head(widths: Sequence[int]) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The vision-language model: a backbone, its two branches, and one head for text.
+"""The vision-language model: a backbone, its branches, and one head for text.
 
 Axes: B images, C channels, H and W rows and columns, N texts, E width of the frozen text
 embeddings, D joint embedding.
@@ -7,6 +7,7 @@ embeddings, D joint embedding.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -16,12 +17,21 @@ from torch import Tensor, nn
 
 from ...contract import ConfigError
 from .backbone import BackboneConfig, build_backbone, pooled
-from .branches import ChannelDraw, Channels, FindingsBranch, FindingsConfig, projection_head
+from .branches import (
+    ChannelDraw,
+    Channels,
+    Shares,
+    TokenBranch,
+    TokensConfig,
+    Use,
+    projection_head,
+)
+from .language.live import LiveText
 from .norm import Norm, replace_norm
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-EVALUATION_DRAWS = 8  # fixed channel draws that the Findings embedding averages
+EVALUATION_DRAWS = 8  # fixed channel draws that the embedding of a token branch averages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +63,29 @@ class ImageConfig:
             raise ConfigError(problems)
 
 
+def published_branches() -> dict[str, dict[str, float]]:
+    """Return the two branches of the paper and their levels (method.md A.2, A.3)."""
+    keep = {"stage1": 0.25, "stage2": 0.15, "stage3": 0.10, "stage4": 0.10}
+    return {"impression": {}, "findings": keep}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The model: its parts, the width of the joint space, and how batch statistics are taken.
 
-    `norm` `grouped` takes the backbone's statistics over `norm_group` consecutive samples, `local`
-    over the whole batch of a process, `frozen` uses the running ones and trains no scale.
+    `branches` names the image branches, each with the levels it reads: a share of each one's
+    channels become tokens; a branch without levels reads the pooled vector. `embedding` is the
+    branch whose output is the image embedding at evaluation. `view_embedding` learns what lateral
+    films differ by, a vector a branch. `norm` `grouped` takes the backbone's statistics over
+    `norm_group` consecutive samples, `local` over the whole batch of a process, `frozen` uses the
+    running ones and trains no scale.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    findings: FindingsConfig = field(default_factory=FindingsConfig)
+    branches: Mapping[str, Shares] = field(default_factory=published_branches)
+    embedding: str = "impression"
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    view_embedding: bool = False
     image: ImageConfig = field(default_factory=ImageConfig)
     embed_dim: int = 512
     text_hidden: int = 1024
@@ -70,7 +93,15 @@ class ModelConfig:
     norm_group: int = 16
 
     def __post_init__(self) -> None:
+        shares = [share for levels in self.branches.values() for share in levels.values()]
         rules = {
+            "branches must have names of small letters, digits and _": all(
+                re.fullmatch(r"(?!vision_)[a-z][a-z0-9_]*", name) for name in self.branches
+            ),
+            "branches must keep shares above 0 and at most 1": all(0 < s <= 1 for s in shares),
+            f"embedding must be a branch, not {self.embedding!r}": (
+                self.embedding in (self.branches or ("",))
+            ),
             "embed_dim must be at least 1": self.embed_dim >= 1,
             "text_hidden must be at least 1": self.text_hidden >= 1,
             "norm_group must be at least 2": self.norm_group >= 2,
@@ -99,67 +130,110 @@ def prepare_images(images_BHW: Tensor, config: ImageConfig) -> Tensor:
 def normalise(images_BHW: Tensor, config: ImageConfig) -> Tensor:
     """Return grey values of 0 to 255 as normalised channels, [B, C, H, W] float32."""
     mean_C11, std_C11 = (
-        torch.tensor(values, device=images_BHW.device).expand(config.channels)[:, None, None]
+        torch.tensor(values)
+        .to(images_BHW.device, non_blocking=True)
+        .expand(config.channels)[:, None, None]
         for values in (config.mean, config.std)
     )
     return (images_BHW[:, None].float() / 255 - mean_C11) / std_C11
 
 
 class VisionLanguageModel(nn.Module):
-    """IMITATE's two image branches and the text head they are aligned with."""
+    """IMITATE's image branches, any number of them, and the text head they are aligned with.
+
+    `training_parts` are what a task trains beside the model; they are not part of it when it is
+    saved. `live_text` is the text encoder where its last layers are trained too.
+    """
 
     def __init__(self, config: ModelConfig, *, text_width: int) -> None:
         super().__init__()
         self.config, self.text_width = config, text_width
-        self.backbone = build_backbone(config.backbone, channels=config.image.channels)
+        self.backbone = build_backbone(
+            config.backbone,
+            channels=config.image.channels,
+            levels=[level for shares in config.branches.values() for level in shares],
+        )
         replace_norm(self.backbone, norm=config.norm, group=config.norm_group)
-        self.channels = Channels(config.findings, self.backbone.channels)
-        self.findings = FindingsBranch(config.findings, tokens=sum(self.channels.kept))
-        read, wide = self.findings.width, self.backbone.width
-        self.findings_head = projection_head((read, read, config.embed_dim))
-        self.impression_head = projection_head((wide, wide, config.embed_dim))
-        self.text_head = projection_head((text_width, config.text_hidden, config.embed_dim))
+        levels = self.backbone.channels
+        # by name, since the order of a mapping is no part of a recipe
+        branches = sorted(config.branches.items())
+        self.branches = nn.ModuleDict(
+            {
+                name: TokenBranch(Channels(name, shares, config.tokens, channels=levels))
+                for name, shares in branches
+                if shares
+            }
+        )
+        widths = {name: config.tokens.grid**2 if s else self.backbone.width for name, s in branches}
+        self.heads = nn.ModuleDict(
+            {name: projection_head((w, w, config.embed_dim)) for name, w in widths.items()}
+        )
+        learned = widths if config.view_embedding else {}
+        self.lateral = nn.ParameterDict({n: nn.Parameter(torch.zeros(learned[n])) for n in learned})
+        if branches:
+            self.text_head = projection_head((text_width, config.text_hidden, config.embed_dim))
+        self.training_parts = nn.ModuleDict()
+        self.live_text: LiveText | None = None
 
     def levels(self, view_BHW: Tensor) -> Mapping[str, Tensor]:
         """Return the backbone's maps of one uint8 view that has the network's size already."""
         maps: Mapping[str, Tensor] = self.backbone(normalise(view_BHW, self.config.image))
         return maps
 
-    def read(self, levels: Mapping[str, Tensor], draw: ChannelDraw) -> Tensor:
-        """Return the Findings branch's vector [B, grid²] of one draw, before its head."""
-        vector: Tensor = self.findings(levels, draw)
+    def draw(
+        self, branch: str, purpose: str, seed: int, *rest: int, use: Use = "language"
+    ) -> ChannelDraw:
+        """Return the channels that a token branch reads, a function of the arguments alone."""
+        reader = self.branches[branch]
+        assert isinstance(reader, TokenBranch)
+        return reader.channels.draw(purpose, seed, *rest, use=use)
+
+    def read(self, branch: str, levels: Mapping[str, Tensor], draw: ChannelDraw) -> Tensor:
+        """Return a token branch's vector [B, grid²] of one draw, before its head."""
+        vector: Tensor = self.branches[branch](levels, draw)
         return vector
+
+    def project(self, branch: str, x_BW: Tensor, lateral_B: Tensor | None = None) -> Tensor:
+        """Return a branch's embeddings [B, D] of its vectors; `lateral_B` is 1 for such films."""
+        if lateral_B is not None and branch in self.lateral:
+            x_BW = x_BW + lateral_B[:, None] * self.lateral[branch]
+        embedded: Tensor = self.heads[branch](x_BW)
+        return embedded
 
     @torch.no_grad()
     def features(self, images_BHW: Tensor) -> Tensor:
         """Return the backbone's pooled vectors [B, C] of stored uint8 images, in eval mode."""
-        with _evaluating(self):
+        with evaluating(self):
             return pooled(self._stored_levels(images_BHW))
 
-    @torch.no_grad()
     def embed_images(self, images_BHW: Tensor) -> Tensor:
-        """Return the Impression branch's embeddings [B, D] of stored images, of length 1."""
-        with _evaluating(self):
-            return F.normalize(self.impression_head(pooled(self._stored_levels(images_BHW))), dim=1)
+        """Return the image embeddings [B, D] of stored images, of length 1: those of `embedding`.
+
+        Evaluation is of frontal films, which have no view embedding.
+        """
+        return self.embed_branch(self.config.embedding, images_BHW)
 
     @torch.no_grad()
-    def embed_findings(self, images_BHW: Tensor) -> Tensor:
-        """Return the Findings branch's embeddings [B, D] of stored images, of length 1.
+    def embed_branch(self, branch: str, images_BHW: Tensor) -> Tensor:
+        """Return a branch's embeddings [B, D] of stored images, of length 1."""
+        with evaluating(self):
+            return self.embed_levels(self._stored_levels(images_BHW), branch=branch)
 
-        They average the embeddings of eight fixed channel draws.
+    def embed_levels(self, levels: Mapping[str, Tensor], *, branch: str) -> Tensor:
+        """Return a branch's embeddings [B, D] of an image's maps, as evaluation takes them.
+
+        Those of a token branch average the embeddings of eight fixed channel draws.
         """
-        with _evaluating(self):
-            levels = self._stored_levels(images_BHW)
-            draws = [
-                self.channels.draw("channels at evaluation", 0, i) for i in range(EVALUATION_DRAWS)
-            ]
-            parts = [F.normalize(self.findings_head(self.read(levels, d)), dim=1) for d in draws]
-            return F.normalize(torch.stack(parts).mean(dim=0), dim=1)
+        if branch not in self.branches:
+            return F.normalize(self.project(branch, pooled(levels)), dim=1)
+        draws = [self.draw(branch, "evaluation", 0, i) for i in range(EVALUATION_DRAWS)]
+        parts = [self.project(branch, self.read(branch, levels, draw)) for draw in draws]
+        return F.normalize(torch.stack([F.normalize(p, dim=1) for p in parts]).mean(0), dim=1)
 
     @torch.no_grad()
     def embed_text_vectors(self, text_NE: Tensor) -> Tensor:
         """Return the embeddings [N, D], of length 1, of frozen text embeddings."""
-        with _evaluating(self):
+        with evaluating(self):
             return F.normalize(self.text_head(text_NE), dim=1)
 
     def _stored_levels(self, images_BHW: Tensor) -> Mapping[str, Tensor]:
@@ -168,7 +242,7 @@ class VisionLanguageModel(nn.Module):
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode, and back into the mode it was in."""
     before = model.training
     model.eval()

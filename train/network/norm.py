@@ -5,6 +5,8 @@ Axes: N samples, G groups, C channels, H and W rows and columns.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -19,15 +21,18 @@ Norm = Literal["grouped", "local", "frozen"]
 class GroupedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose statistics are those of `group` consecutive samples.
 
-    In training each group is normalised by itself. The running statistics move once a forward,
-    by the means over the groups of their means and of their unbiased variances. A batch smaller
-    than a group is one group; a larger one that is no multiple of it is a ConfigError, since its
-    loss would depend on how the global batch is cut. In evaluation it is nn.BatchNorm2d.
+    In training each group is normalised by itself. The running statistics move by the means over
+    the groups of their means and of their unbiased variances: once a forward, within `moved_once`
+    once for all that went forward there. A batch smaller than a group is one group; a larger one
+    that is no multiple of it is a ConfigError, since its loss would depend on how the global
+    batch is cut. In evaluation it is nn.BatchNorm2d.
     """
 
     def __init__(self, channels: int, *, group: int, eps: float, momentum: float) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         self.group = group
+        self.seen: list[tuple[Tensor, Tensor]] | None = None  # of the groups of `moved_once`
+        self.still = False
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return [N, C, H, W], normalised."""
@@ -47,16 +52,69 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
             for x, mean, var in zip(torch.split(x_NCHW, group), mean_GC, var_GC, strict=True)
         ]
-        self._move(mean_GC.mean(0), var_GC.mean(0))
+        if not self.still:
+            self._see(mean_GC, var_GC)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def _see(self, mean_GC: Tensor, var_GC: Tensor) -> None:
+        if self.seen is None:
+            self.move(mean_GC.mean(0), var_GC.mean(0))
+        else:
+            self.seen.append((mean_GC, var_GC))
+
     @torch.no_grad()
-    def _move(self, mean_C: Tensor, var_C: Tensor) -> None:
+    def move(self, mean_C: Tensor, var_C: Tensor) -> None:
+        """Move the running statistics towards these, by the momentum."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(var_C, self.momentum)
         self.num_batches_tracked.add_(1)
+
+
+@contextlib.contextmanager
+def moved_once(
+    model: nn.Module, average: Callable[[Sequence[Tensor]], None] | None = None
+) -> Iterator[None]:
+    """Let the grouped norms of `model` move once, at the end, by all groups that went forward.
+
+    `average` replaces tensors by their means over all ranks, on each of which as many groups went
+    forward: then every rank moves by the groups of the global batch.
+    """
+    norms = _grouped(model)
+    for norm in norms:
+        norm.seen = []
+    try:
+        yield
+        moving = [(norm, norm.seen) for norm in norms if norm.seen]
+        found = [
+            torch.stack([torch.cat(kind).mean(0) for kind in zip(*seen, strict=True)])
+            for _, seen in moving
+        ]
+        if average is not None:
+            average(found)
+        for (norm, _), statistics_2C in zip(moving, found, strict=True):
+            norm.move(*statistics_2C)
+    finally:
+        for norm in norms:
+            norm.seen = None
+
+
+@contextlib.contextmanager
+def standing_still(model: nn.Module) -> Iterator[None]:
+    """Let samples go forward once more without moving the running statistics of grouped norms."""
+    norms = _grouped(model)
+    for norm in norms:
+        norm.still = True
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.still = False
+
+
+def _grouped(model: nn.Module) -> list[GroupedBatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, GroupedBatchNorm2d)]
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

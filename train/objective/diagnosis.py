@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...shards.order import Ordinals
-from .loss import SECTION_OF, VISION, Section
-from .task import PretrainTask
+from .loss import Branch
+from .task import PictureTask, PretrainTask
 
 Floats = NDArray[np.float64]
 Labels = Mapping[str, float]
@@ -25,7 +25,7 @@ NORMAL = ("No Finding", "normal")  # labels of CheXpert and Open-i that say ther
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What the targets of one section say, as means over rows.
+    """What the targets of one branch say, as means over rows.
 
     `row_sum` with its least and greatest value; `off_share` of the mass that lies off the
     positives (the rows of an identical text); `kl_uniform` of that mass to an even spread, in
@@ -40,7 +40,7 @@ class Diagnosis:
     kl_uniform: float | None
     label_ratio: float | None
 
-    def sentence(self, section: str) -> str:
+    def sentence(self, branch: str) -> str:
         """Return the diagnosis in one line."""
         parts = [
             f"rows sum to {self.row_sum_min:.2f}-{self.row_sum_max:.2f}",
@@ -50,7 +50,7 @@ class Diagnosis:
             parts.append(f"{self.kl_uniform:.2f} nats from uniform")
         if self.label_ratio is not None:
             parts.append(f"pairs that share a label weigh {self.label_ratio:.1f}x conflicting ones")
-        return f"prior of {section}: {', '.join(parts)}"
+        return f"prior of {branch}: {', '.join(parts)}"
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the numbers, ready for JSON."""
@@ -59,7 +59,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One section of one batch: its targets, codes equal for identical texts, and labels."""
+    """One branch in one batch: its targets, codes equal for identical texts, and labels."""
 
     targets: Floats  # [N, N]
     same: NDArray[np.int64]  # [N]
@@ -67,7 +67,7 @@ class Observed:
 
 
 def diagnose(batches: Sequence[Observed]) -> Diagnosis:
-    """Return the diagnosis of one section over some batches, each with at least one row."""
+    """Return the diagnosis of one branch over some batches, each with at least one row."""
     sums = np.concatenate([batch.targets.sum(axis=1) for batch in batches])
     offs, divergences = [], []
     sharing, conflicting = [], []
@@ -91,27 +91,29 @@ def diagnose(batches: Sequence[Observed]) -> Diagnosis:
 
 
 def diagnose_prior(
-    task: PretrainTask, batches: Sequence[Ordinals], labels: Sequence[Labels]
-) -> dict[Section, Diagnosis]:
-    """Return the diagnosis of each section that a vision-language term reads.
+    task: PictureTask, batches: Sequence[Ordinals], labels: Sequence[Labels]
+) -> dict[Branch, Diagnosis]:
+    """Return the diagnosis of each branch that a vision-language term trains.
 
-    `batches` are ordinals of some global batches, `labels` those of every sample by its ordinal.
+    `batches` are ordinals of the first global batches, `labels` those of every sample by its
+    ordinal. A task without such terms has no prior.
     """
-    terms = [term for term in task.criterion.config.terms if term not in VISION]
-    found: dict[Section, Diagnosis] = {}
-    for section in dict.fromkeys(SECTION_OF[term] for term in terms):
-        seen = [_observe(task, section, batch, labels) for batch in batches]
+    if not isinstance(task, PretrainTask):
+        return {}
+    found: dict[Branch, Diagnosis] = {}
+    for branch in task.criterion.config.language:
+        seen = [_observe(task, branch, step, batch, labels) for step, batch in enumerate(batches)]
         seen = [batch for batch in seen if len(batch.same)]
         if seen:
-            found[section] = diagnose(seen)
+            found[branch] = diagnose(seen)
     return found
 
 
 def _observe(
-    task: PretrainTask, section: Section, batch: Ordinals, labels: Sequence[Labels]
+    task: PretrainTask, branch: Branch, step: int, batch: Ordinals, labels: Sequence[Labels]
 ) -> Observed:
-    targets_NN, ordinals_N = task.targets(section, batch)
-    corpus = task.corpus
+    targets_NN, ordinals_N = task.targets(branch, batch, step=step, epoch=0)
+    corpus, section = task.corpus, task.criterion.config.section(branch)
     return Observed(
         targets=targets_NN.double().numpy(),
         same=corpus.same[section][corpus.positions(ordinals_N)],

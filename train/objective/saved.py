@@ -21,8 +21,9 @@ from ..network.text import TextEncoder
 from .corpus import Corpus, Integers, embeddings_path
 from .loss import Section
 
-VERSION = 1  # of `neutral_text`, `normal_form`, `text_of`: another one makes other numbers
+VERSION = 2  # of `neutral_text`, `normal_form`, `text_of`: another one makes other numbers
 PARTS = ("row", "same", "centre")  # what a corpus has by section
+FACT = "fact"  # the first word of the names of facts
 
 
 class SavedCorpus:
@@ -66,6 +67,9 @@ class SavedCorpus:
             ordinals=self.ordinals,
             keys=tuple(self.keys),
             study=held["study"],
+            facts={
+                n.removeprefix(f"{FACT} "): a for n, a in held.items() if n.startswith(f"{FACT} ")
+            },
             embeddings=np.load(self.embeddings, mmap_mode="r"),
             row=row,
             same=same,
@@ -78,6 +82,7 @@ class SavedCorpus:
             part: getattr(corpus, part) for part in PARTS
         }
         arrays = {f"{part} {s}": a for part, found in by_section.items() for s, a in found.items()}
+        arrays |= {f"{FACT} {name}": a for name, a in corpus.facts.items()}
         self.mark.unlink(missing_ok=True)
         with atomic(self.numbers) as partial:
             save_file({"study": corpus.study, **arrays}, partial)

@@ -1,14 +1,13 @@
-"""Views of an image: one homography and one grey-level table a view, drawn by the sample's key.
+"""Views of an image, drawn by the sample's key.
 
-The published chain of crop, flips, rotation, perspective and autocontrast resamples twice; here
-its geometry is one matrix and one bilinear resampling.
+The published chain of crop, flips, rotation, perspective and autocontrast resamples twice; `warp`
+makes its geometry one matrix and one bilinear resampling.
 
-Axes: B samples, V views, H and W rows and columns, S side of a view.
+Axes: B samples, F films a sample, V views, H and W rows and columns, S side of a view.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,22 +18,26 @@ from numpy.typing import NDArray
 
 from ...contract import ConfigError
 from ...shards.order import philox
+from ..augmentation.device import DeferredViews, defer
+from ..augmentation.draw import ViewDraw
+from ..augmentation.published import render_published
+from ..augmentation.warp import Pixels, render
 from ..network.model import ImageConfig
-
-Pixels = NDArray[np.uint8]
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
     """How many views of a sample, and how they are drawn.
 
-    `mode` `warp` draws crop, flips, rotation, perspective and autocontrast; `none` cuts the centre
-    out. Angles in degrees; `perspective` is the share of half a side by which corners may move
-    inwards; `*_p` are probabilities.
+    `mode` `warp` draws crop, flips, rotation, perspective and autocontrast and resamples once;
+    `paper` does them one after another, as published; `none` cuts the centre out. `device` tells
+    where `warp` resamples: `cpu` by OpenCV, `device` by torch where the model is. Angles in
+    degrees; `perspective` is the share of half a side by which corners may move inwards; `*_p` are
+    probabilities.
     """
 
-    mode: Literal["warp", "none"] = "warp"
+    mode: Literal["warp", "paper", "none"] = "warp"
+    device: Literal["cpu", "device"] = "cpu"
     count: int = 2
     rotation: float = 10.0
     perspective: float = 0.5
@@ -46,6 +49,7 @@ class ViewsConfig:
         shares = (self.perspective_p, self.autocontrast_p, self.flip_p)
         rules = {
             "count must be 1 or 2": self.count in (1, 2),
+            "device must be cpu for mode paper": self.mode != "paper" or self.device == "cpu",
             "rotation must be between 0 and 180": 0 <= self.rotation <= 180,
             "perspective must be from 0 to below 1": 0 <= self.perspective < 1,
             "perspective_p, autocontrast_p and flip_p must be between 0 and 1": all(
@@ -55,19 +59,6 @@ class ViewsConfig:
         problems = [rule for rule, holds in rules.items() if not holds]
         if problems:
             raise ConfigError(problems)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewDraw:
-    """What is drawn for one view; shares are uniform in [0, 1)."""
-
-    top: float
-    left: float
-    flip_x: bool
-    flip_y: bool
-    angle: float
-    corners: NDArray[np.float64] | None
-    autocontrast: bool
 
 
 def draw_views(config: ViewsConfig, *, seed: int, epoch: int, key: str) -> list[ViewDraw]:
@@ -89,7 +80,8 @@ def _draw(config: ViewsConfig, share: NDArray[np.float64]) -> ViewDraw:
         flip_x=bool(share[2] < config.flip_p),
         flip_y=bool(share[3] < config.flip_p),
         angle=float(2 * share[4] - 1) * config.rotation,
-        corners=config.perspective * share[8:16].reshape(4, 2) if tilted else None,
+        corners=share[8:16].reshape(4, 2) if tilted else None,
+        perspective=config.perspective,
         autocontrast=bool(share[6] < config.autocontrast_p),
     )
 
@@ -109,6 +101,7 @@ def make_views(
     of threads may call this for parts of a batch.
     """
     S = image.size
+    draw_view = render_published if config.mode == "paper" else render
     out = np.empty((len(images_BHW), config.count, S, S), dtype=np.uint8)
     for b, key in enumerate(keys):
         stored_HW = _resized(_eight_bit(images_BHW[b]), image.resize)
@@ -117,52 +110,36 @@ def make_views(
             out[b] = stored_HW[top : top + S, left : left + S]
             continue
         for v, draw in enumerate(draw_views(config, seed=seed, epoch=epoch, key=key)):
-            out[b, v] = render(stored_HW, draw, size=S)
+            out[b, v] = draw_view(stored_HW, draw, size=S)
     return out
 
 
-def render(image_HW: Pixels, draw: ViewDraw, *, size: int) -> Pixels:
-    """Return one view [size, size] of an image that is at least as large."""
-    H, W = image_HW.shape
-    top, left = int(draw.top * (H - size + 1)), int(draw.left * (W - size + 1))
-    crop_SS = np.ascontiguousarray(image_HW[top : top + size, left : left + size])
-    view_SS: Pixels = cv2.warpPerspective(
-        crop_SS, homography(draw, size=size), (size, size), flags=cv2.INTER_LINEAR
-    )
-    return autocontrast(view_SS) if draw.autocontrast else view_SS
+def defer_views(
+    images_BFHW: NDArray[Any],
+    keys: Sequence[Sequence[str]],
+    config: ViewsConfig,
+    *,
+    image: ImageConfig,
+    seed: int,
+    epoch: int,
+) -> DeferredViews:
+    """Return the views [B, V, S, S] of stored images, to be drawn on a device by `warp`.
 
-
-def homography(draw: ViewDraw, *, size: int) -> Matrix:
-    """Return the 3x3 matrix from pixel centres of the crop to those of the view.
-
-    First the flips, then the rotation about the centre, then the perspective, whose corners move
-    inwards by shares of half a side, clockwise from the top left.
+    `keys` [B, F] are those of the F films of a sample: one, of which all views are, or one a view.
+    The draws are those of `make_views`; a film that occurs twice is seen in two views of its own.
     """
-    last = size - 1
-    middle = last / 2
-    to_centre = np.array([[1, 0, -middle], [0, 1, -middle], [0, 0, 1.0]])
-    back = np.array([[1, 0, middle], [0, 1, middle], [0, 0, 1.0]])
-    flip = np.diag([-1.0 if draw.flip_x else 1.0, -1.0 if draw.flip_y else 1.0, 1.0])
-    cos, sin = math.cos(math.radians(draw.angle)), math.sin(math.radians(draw.angle))
-    turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]])
-    matrix: Matrix = back @ turn @ flip @ to_centre
-    if draw.corners is None:
-        return matrix
-    before = np.array([[0, 0], [last, 0], [last, last], [0, last]], dtype=np.float32)
-    inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (size // 2)
-    after = (before + inwards * draw.corners).astype(np.float32)
-    tilt: Matrix = cv2.getPerspectiveTransform(before, after)
-    return tilt @ matrix
+    sources, draws = [], []
+    for b, names in enumerate(keys):
+        films = list(range(len(names))) * (config.count // len(names))
+        shown = {name: iter(draw_views(config, seed=seed, epoch=epoch, key=name)) for name in names}
+        sources.append([b * len(names) + f for f in films])
+        draws.append([next(shown[names[f]]) for f in films])
+    stored = [_resized(_eight_bit(film_HW), image.resize) for film_HW in _flat(images_BFHW)]
+    return defer(np.stack(stored), np.array(sources), draws, size=image.size)
 
 
-def autocontrast(view_SS: Pixels) -> Pixels:
-    """Return the view with its darkest grey at 0 and its brightest at 255."""
-    low, high = int(view_SS.min()), int(view_SS.max())
-    if high <= low:
-        return view_SS
-    table = np.clip((np.arange(256) - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
-    stretched: Pixels = cv2.LUT(view_SS, table)
-    return stretched
+def _flat(images_BFHW: NDArray[Any]) -> NDArray[Any]:
+    return images_BFHW.reshape(-1, *images_BFHW.shape[2:])
 
 
 def _eight_bit(image_HW: NDArray[Any]) -> Pixels:

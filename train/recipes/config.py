@@ -226,10 +226,23 @@ class _Filler:
     def _value(self, kind: Any, value: Any, name: str) -> Any:
         if dataclasses.is_dataclass(kind):
             return self.fill(kind, value, f"{name}.")
+        if typing.get_origin(kind) is Mapping:
+            return self._mapping(typing.get_args(kind)[1], value, name)
         fits, result = _convert(kind, value)
         if not fits:
             self.problems.append(f"{name} must be {_describe(kind)}, not {value!r}")
         return result
+
+    def _mapping(self, kind: Any, value: Any, name: str) -> Tree:
+        """Return entries of any names; null takes one away that a base has given."""
+        if not isinstance(value, Mapping):
+            self.problems.append(f"{name} must be a group of keys, not {value!r}")
+            return {}
+        self.problems += [
+            f"{name}: key {key!r} is not text" for key in value if type(key) is not str
+        ]
+        given = {str(key): inner for key, inner in value.items() if inner is not None}
+        return {key: self._value(kind, inner, f"{name}.{key}") for key, inner in given.items()}
 
 
 def _convert(kind: Any, value: Any) -> tuple[bool, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...contract import UsageError
 from ...options import IO, Json, say
 
 Shareable = Annotated[
@@ -26,6 +27,13 @@ Out = Annotated[
         rich_help_panel=IO,
     ),
 ]
+Recompute = Annotated[
+    bool,
+    typer.Option(
+        "--recompute",
+        help="Compute every number of a run's evaluations from what was predicted, and compare.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +42,13 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a prepared set.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="Folder of a prepared set; with --recompute, of a run."
+        ),
+    ],
+    recompute: Recompute = False,
     shareable: Shareable = False,
     out: Out = None,
     as_json: Json = False,
@@ -44,9 +58,25 @@ def report(
     `imitate prep` writes it too, as its last step. That of a restricted archive shows patients'
     films and texts, and is readable for its owner alone.
     """
-    from ..pixels.decoder import Decoder
-    from .report import write_report
+    if recompute:
+        if shareable or out is not None:
+            raise UsageError("--recompute writes no report; leave --shareable and --out away")
+        _recompute(path, as_json=as_json)
+        return
+    from ...prep.pixels.decoder import Decoder
+    from ...prep.sheets.report import write_report
 
     with Decoder() as decoder:
         written = write_report(path, decoder, out=out, shareable=shareable)
     say({"path": str(written)}, f"wrote {written}", as_json=as_json)
+
+
+def _recompute(path: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ..statistics.recompute import recompute as compute
+
+    recount = compute(path)
+    if as_json or not recount.differences:
+        say({"path": str(path)} | asdict(recount), recount.as_text(), as_json=as_json)
+    recount.check()

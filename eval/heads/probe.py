@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from .metrics import Floats, Part, Scored, thresholds_of
+from ..metrics import Floats, Part, Scored, settle
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse L2 strength, weights summed over samples
 WITHOUT_VALIDATION = 1e-2
@@ -35,7 +35,7 @@ def probe(train: Part, validate: Part, test: Part) -> Scored:
     skipped = {
         label: reason
         for label in range(labels)
-        if (reason := _why_not(train.targets[:, label])) is not None
+        if (reason := untaught(train.targets[:, label])) is not None
     }
     score_GNL = np.full((len(GRID), len(x_validate) + len(x_test), labels), np.nan)
     both = np.concatenate([x_validate, x_test])
@@ -46,13 +46,14 @@ def probe(train: Part, validate: Part, test: Part) -> Scored:
     validate_NL, test_NL = np.split(score_GNL[best], [len(x_validate)])
     return Scored(
         scores=test_NL,
-        thresholds=thresholds_of(validate.targets, validate_NL),
+        settled=settle(validate.targets, validate_NL),
         skipped=skipped,
         strength=GRID[best],
     )
 
 
-def _why_not(target_N: Floats) -> str | None:
+def untaught(target_N: Floats) -> str | None:
+    """Return why nothing can be learned of a label; None if it can."""
     known_N = target_N[~np.isnan(target_N)]
     if not len(known_N):
         return "no training label"

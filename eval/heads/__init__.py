@@ -1,0 +1,1 @@
+"""What is put on an encoder: heads, and how they are trained."""

@@ -1,0 +1,1 @@
+"""What scores are worth: numbers with intervals, calibration, comparisons, slices, precedents."""

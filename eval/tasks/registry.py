@@ -1,0 +1,35 @@
+"""The tasks there are, in the order of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...contract import UsageError
+from .detect import Detect
+from .finetune import Finetune, LinearAugmented
+from .linear import Linear
+from .segment import Segment
+from .task import Task
+from .zeroshot import ZeroShot
+
+ALL: tuple[Task, ...] = (ZeroShot(), Linear(), LinearAugmented(), Finetune(), Segment(), Detect())
+TASKS: dict[str, Task] = {task.name: task for task in ALL}
+DEFAULT = ("zeroshot", "linear")
+
+
+def choose_tasks(names: Sequence[str], *, augment: bool) -> tuple[str, ...]:
+    """Return the tasks that `--task` names, in the order of the tables; without one, the default.
+
+    With `augment`, linear layers are trained on augmented passes. UsageError for another name.
+    """
+    asked = set(names or DEFAULT)
+    unknown = asked - {*TASKS, "all"}
+    if unknown:
+        raise UsageError(f"--task {min(unknown)!r} is not one of {', '.join(TASKS)}, all")
+    if "all" in asked:
+        asked = set(TASKS) - {LinearAugmented.name}
+    if augment and Linear.name not in asked:
+        raise UsageError("--augment has a meaning for --task linear alone")
+    if augment:
+        asked = asked - {Linear.name} | {LinearAugmented.name}
+    return tuple(name for name in TASKS if name in asked)

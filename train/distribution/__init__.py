@@ -1,0 +1,1 @@
+"""Several processes train one model: their group, their shares, and batches in parts."""

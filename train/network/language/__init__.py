@@ -1,0 +1,1 @@
+"""What is kept of texts for training: embeddings, tokens, and an encoder whose end is trained."""
