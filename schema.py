@@ -77,7 +77,8 @@ MANIFEST = _table(
     (
         "metadata",
         "map<string,string>",
-        "sex (F, M), age (years), origin, where told; also: train, where a protocol leaks",
+        "sex (F, M), age (years), origin, where told; also: train, where a protocol leaks; "
+        "5x200: the one finding of a film of CheXpert 5x200",
     ),
 )
 
@@ -153,6 +154,15 @@ SHARDS = _table(
     ("sha256", "string", "SHA-256 of the file, hex"),
 )
 
+_CELL = (
+    ("encoder", "string", "run, encoder file stem, or a control: `random`, `no-pixels`"),
+    ("task", "string", "name of the task, such as zeroshot or linear"),
+    ("protocol", "string", "protocol of the evaluation"),
+    ("fraction", "float64", "share of the training labels"),
+    ("draw", "int32", "which draw of that share"),
+    ("head_seed", "int32", "seed of the head's initial weights"),
+)
+
 PREDICTIONS = _table(
     "predictions",
     ("key", "string", "key of the sample"),
@@ -160,12 +170,7 @@ PREDICTIONS = _table(
     ("label", "string", "name of the label"),
     ("target", "float64", "1 or 0"),
     ("score", "float64", "the encoder's score; larger means present"),
-    ("encoder", "string", "run, encoder file stem, or a control: `random`, `no-pixels`"),
-    ("task", "string", "name of the task, such as zeroshot or linear"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("fraction", "float64", "share of the training labels"),
-    ("draw", "int32", "which draw of that share"),
-    ("head_seed", "int32", "seed of the head's initial weights"),
+    *_CELL,
 )
 
 REGIONS = _table(
@@ -182,12 +187,7 @@ REGIONS = _table(
     ("predicted_pixels", "int32", "pixels of the predicted region"),
     ("common_pixels", "int32", "pixels of both"),
     ("runs", "string", "predicted region: pairs of offset and length, down the columns"),
-    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
-    ("task", "string", "segment"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("fraction", "float64", "share of the training films"),
-    ("draw", "int32", "which draw of that share"),
-    ("head_seed", "int32", "seed of the decoder's initial weights"),
+    *_CELL,
 )
 
 DETECTIONS = _table(
@@ -197,12 +197,22 @@ DETECTIONS = _table(
     ("targets", "list<box>", "boxes of the archive in pixels of the prepared picture"),
     ("predicted", "list<box>", "predicted boxes in the same pixels, by label, the best first"),
     ("scores", "list<float64>", "objectness of each predicted box"),
-    ("encoder", "string", "run, encoder file stem, or `random` for the control"),
-    ("task", "string", "detect"),
-    ("protocol", "string", "protocol of the evaluation"),
-    ("fraction", "float64", "share of the training films"),
-    ("draw", "int32", "which draw of that share"),
-    ("head_seed", "int32", "seed of the head's initial weights"),
+    *_CELL,
+)
+
+RETRIEVALS = _table(
+    "retrievals",
+    ("key", "string", "key of the sample"),
+    ("subject_id", "string?", "patient, null when the archive does not tell"),
+    ("direction", "string", "image-to-text, or text-to-image"),
+    ("finding", "string?", "the one finding of a film of 5x200, else null"),
+    ("above", "int32", "candidates nearer than its own"),
+    ("level", "int32", "candidates as near as its own, itself included"),
+    ("same", "int32", "candidates of the same text, its own included"),
+    ("before", "int32", "candidates of another text before the nearest of the same"),
+    ("same_share", "list<float64>", "share of the same text among the first 5, 10, 100"),
+    ("finding_share", "list<float64>", "share of the same finding there; empty without findings"),
+    *_CELL,
 )
 
 RESULTS = _table(
@@ -284,7 +294,7 @@ COMPARISONS = _table(
     *_PLACE,
     ("encoder", "string", "run, encoder file stem, or the name of a control"),
     ("other", "string", "the encoder that it is compared with"),
-    ("metric", "string", "auroc, dice or map"),
+    ("metric", "string", "auroc, dice, map or r@5"),
     ("label", "string", "`macro`: the mean over the labels that all encoders answered"),
     ("labels", "int32", "number of these labels"),
     ("difference", "float64?", "value of `encoder` less that of `other`"),
@@ -300,18 +310,7 @@ COMPARISONS = _table(
 )
 
 TABLES = (
-    MANIFEST,
-    REJECTS,
-    SOURCES,
-    SECTIONS,
-    SHARD_MANIFEST,
-    SHARDS,
-    PREDICTIONS,
-    REGIONS,
-    DETECTIONS,
-    RESULTS,
-    SAMPLES,
-    SUMMARY,
-    SLICES,
-    COMPARISONS,
+    *(MANIFEST, REJECTS, SOURCES, SECTIONS, SHARD_MANIFEST, SHARDS),
+    *(PREDICTIONS, REGIONS, DETECTIONS, RETRIEVALS),
+    *(RESULTS, SAMPLES, SUMMARY, SLICES, COMPARISONS),
 )

@@ -90,9 +90,13 @@ Control = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
-RunName = Annotated[
-    str | None,
-    typer.Option("--run", help="Run to evaluate; the newest finished one.", rich_help_panel=IO),
+RunNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--run",
+        help="Run to evaluate; again for more. The newest finished one.",
+        rich_help_panel=IO,
+    ),
 ]
 Encoders = Annotated[
     list[str] | None,
@@ -124,7 +128,7 @@ def evaluate(
     control: Control = True,
     augment: Augment = False,
     match_norm: MatchNorm = False,
-    run: RunName = None,
+    run: RunNames = None,
     encoder: Encoders = None,
     root: Root = Path(),
     cache_bytes: CacheBytes = None,
@@ -153,7 +157,7 @@ def evaluate(
         protocol=protocol,
         match_norm=match_norm,
         cache_bytes=cache_bytes,
-        run=run,
+        runs=tuple(dict.fromkeys(run or ())),
         encoders=tuple(encoder or ()),
         resume=resume,
         budget=budget,

@@ -23,11 +23,13 @@ from .encoders.encoder import SUPERVISED, OurModel, Source
 from .encoders.foreign import parse_encoder
 from .encoders.matched import check_matchable
 from .results.papers import write_tables
+from .retrieval.queries import has_five_by_200, read_queries
 from .run import Evaluation
 from .statistics.lines import statistics_text
 from .statistics.published import comparable
 from .statistics.written import write_statistics
 from .table import render
+from .tasks.retrieve import Retrieve
 from .tasks.task import EvalOptions
 from .testset import CLEAN, TestSet, open_testset, prepared_under
 
@@ -43,7 +45,7 @@ class Request:
     protocol: str | None = None
     match_norm: bool = False
     cache_bytes: int | None = None
-    run: str | None
+    runs: tuple[str, ...]
     encoders: tuple[str, ...]
     resume: bool
     budget: FaultBudget
@@ -154,7 +156,8 @@ def _on_set(
         if not request.resume and crew.first:
             shutil.rmtree(folder, ignore_errors=True)
         crew.meet()
-        evaluation = Evaluation(each.source, matched, folder, request.options, crew)
+        options = _unseen(request, tests, each, crew)
+        evaluation = Evaluation(each.source, matched, folder, options, crew)
         try:
             documents.append(evaluation.run(facts, interrupts))
         except Stopped as stopped:
@@ -207,10 +210,10 @@ def all_sets(root: Path, protocol: str | None) -> list[str]:
 
 
 def _encoders(request: Request, crew: Crew) -> list[_Asked]:
-    """Return the run, unless only weights from elsewhere are asked for, and those weights."""
+    """Return the runs asked for, the newest if nothing is, and the weights from elsewhere."""
     asked = []
-    if request.run is not None or not request.encoders:
-        run = choose_run(request.root, request.run)
+    for name in request.runs or (() if request.encoders else (None,)):
+        run = choose_run(request.root, name)
         _tell(request, crew, f"evaluating run {run.name}, finished {run.finished}")
         source: Source = OurModel(
             run.folder / "model", name=run.name, seed=run.seed, access=run.access
@@ -219,11 +222,10 @@ def _encoders(request: Request, crew: Crew) -> list[_Asked]:
     for text in request.encoders:
         source = parse_encoder(text)
         plain = source.name.removesuffix(SUPERVISED)
-        name = safe_name(f"encoder-{plain}-{source.digest[:8]}")
-        folder = Folders(request.root).run(name)
+        folder = Folders(request.root).run(safe_name(f"encoder-{plain}-{source.digest[:8]}"))
         asked.append(_Asked(source=source, folder=folder, run=None))
-        if "zeroshot" in request.options.tasks and not source.reads_text:
-            _tell(request, crew, f"{source.name} has no text side: no zero-shot")
+        if {"zeroshot", Retrieve.name} & {*request.options.tasks} and not source.reads_text:
+            _tell(request, crew, f"{source.name} has no text side: no zero-shot, no retrieval")
     return asked
 
 
@@ -279,6 +281,28 @@ def _facts(
         "image": dict(asked.source.image),
         "published": [asdict(number) for number in comparable(tests)],
     }
+
+
+def _unseen(request: Request, tests: TestSet, asked: _Asked, crew: Crew) -> EvalOptions:
+    """Return the options, under `clean` without retrieval in films that the run was trained on.
+
+    The films of 5x200 are of the archive's training list. UsageError when nothing else is asked.
+    """
+    options = request.options
+    others = tuple(task for task in options.tasks if task != Retrieve.name)
+    if asked.run is None or len(others) == len(options.tasks) or not has_five_by_200(tests):
+        return options
+    films = {**tests.films, "test": read_queries(tests).ordinals}
+    seen = overlap(replace(tests, films=films), asked.run, request.root)
+    try:
+        if tests.protocol == CLEAN:
+            seen.check()
+    except UsageError as error:
+        if not others:
+            raise
+        _tell(request, crew, f"no retrieval in 5x200: {error.what}")
+        return replace(options, tasks=others)
+    return options
 
 
 def _access(tests: TestSet, asked: _Asked) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import InputError, Stopped
-from ..files import blake3_file, set_private, write_json
+from ..files import blake3_file, set_private, sweep_partials, write_json
 from ..shards.reading.source import PictureSource
 from ..work import Interrupts, Progress
 from .bound import Bound, TrainOptions, bind_together, pick_device
@@ -150,6 +150,7 @@ def _report(bound: Bound, card: dict[str, Any], seconds: float, *, fresh: bool) 
 
 def _begin(bound: Bound, parts: Parts, logbook: Logbook) -> dict[str, Any]:
     """Write the card of a run that starts or goes on, and return it."""
+    sweep_partials(bound.run.folder)  # what a killed process had half written
     before = bound.run.card()
     prior = {} if before else _diagnosis(bound, parts)
     length = bound.length

@@ -26,6 +26,7 @@ from ...shards.order import Ordinals, stripe
 from ...shards.reader import SampleDamaged, ShardReader, iterate
 from ...work import Interrupts, Ledger, Progress, save_chunk
 from ..metrics import Floats
+from ..retrieval.queries import read_queries
 from ..testset import Samples, TestSet
 from .crew import Crew
 from .encoder import Encoder, Forward
@@ -89,15 +90,22 @@ class Pictures:
     @cached_property
     def features(self) -> Features:
         """Pooled features of every split."""
-        return self._all("features", ("train", "validate", "test"))
+        return self._all("features", self._labelled("train", "validate", "test"))
 
     @cached_property
     def embeddings(self) -> Features:
         """Embeddings of the splits that zero-shot classification needs."""
-        return self._all("embeddings", ("validate", "test"))
+        return self._all("embeddings", self._labelled("validate", "test"))
 
-    def _all(self, kind: str, splits: tuple[str, ...]) -> Features:
-        ordinal_N = np.sort(np.concatenate([self.tests.splits[s].ordinals for s in splits]))
+    @cached_property
+    def paired(self) -> Features:
+        """Embeddings of the films that retrieval looks for, labelled or not."""
+        return self._all("paired", read_queries(self.tests).ordinals)
+
+    def _labelled(self, *splits: str) -> Ordinals:
+        return np.sort(np.concatenate([self.tests.splits[s].ordinals for s in splits]))
+
+    def _all(self, kind: str, ordinal_N: Ordinals) -> Features:
         inputs = {
             "kind": kind,
             "encoder": self.digest,

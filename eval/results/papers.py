@@ -88,9 +88,15 @@ def gather(documents: Sequence[Mapping[str, Any]], task: str) -> tuple[Table, li
     return table, sorted(columns, key=place)
 
 
-def _whole(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Return the rows of a metric over all labels: the macro mean, or the only label."""
+def _whole(rows: Sequence[Row], headline: str) -> list[Row]:
+    """Return the rows of a metric over all labels: the macro mean, or the only label.
+
+    A headline may name the label behind the metric, as `r@1 image-to-text`.
+    """
+    metric, _, label = headline.partition(" ")
     found = [row for row in rows if row["metric"] == metric and row["value"] is not None]
+    if label:
+        return [row for row in found if row["label"] == label]
     sources = dict.fromkeys(row["threshold_source"] for row in found)
     found = [row for row in found if row["threshold_source"] == next(iter(sources))]
     macro = [row for row in found if row["label"] == MACRO]
@@ -153,6 +159,7 @@ def _line(rows: Sequence[Row], column: Column) -> dict[str, Any]:
     values = [row["value"] for row in rows]
     alone = rows[0] if len(rows) == 1 else {"ci_low": None, "ci_high": None}
     return {name: rows[0][name] for name in COLUMNS} | {
+        "metric": column.metric,
         "value": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "count": len(values),

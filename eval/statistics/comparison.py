@@ -28,7 +28,7 @@ from .evidence import Evidence
 
 SIGNIFICANCE, POWER = 0.05, 0.8
 # the metrics that are joined over repeats; encoders are compared by the first of a task's
-METRICS = {"segment": ("dice", "iou"), "detect": ("map",)}
+METRICS = {"segment": ("dice", "iou"), "detect": ("map",), "retrieve": ("r@5", "r@5-same")}
 TABLE = ("dataset", "task", "protocol", "fraction")  # columns that compared encoders share
 
 

@@ -14,15 +14,20 @@ import pyarrow.compute as pc
 
 from ...contract import InputError
 from ...files import blake3_file, digest_of, read_json, read_rows, read_table
-from ...schema import DETECTIONS, PREDICTIONS, REGIONS, Table
+from ...schema import DETECTIONS, PREDICTIONS, REGIONS, RETRIEVALS, Table
 from ..metrics import Settled
+from ..retrieval.ranks import Ranks
 from .answers import Answers
 from .evidence import Boxes, Evidence, Masks
 
 PLACE = ("encoder", "task", "protocol", "fraction", "draw", "head_seed")
 TODO = "evaluate again: imitate eval"
 Kind = tuple[Table, Callable[[list[dict[str, Any]]], Evidence]]
-KINDS: dict[str, Kind] = {"segment": (REGIONS, Masks.of), "detect": (DETECTIONS, Boxes.of)}
+KINDS: dict[str, Kind] = {
+    "segment": (REGIONS, Masks.of),
+    "detect": (DETECTIONS, Boxes.of),
+    "retrieve": (RETRIEVALS, Ranks.of),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from ..metrics import MACRO
 from ..table import aligned
 from .written import FILE
 
-MAIN = ("auroc", "dice", "map")  # metrics that encoders are compared by
+MAIN = ("auroc", "dice", "map", "r@5")  # metrics that encoders are compared by
 
 
 def statistics_text(document: Mapping[str, Any], folder: Path) -> str:

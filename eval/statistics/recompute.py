@@ -11,10 +11,11 @@ from typing import Any
 
 from ...contract import InputError, TooManyFaults
 from ...files import read_rows
-from ...schema import DETECTIONS, REGIONS, RESULTS, Table
+from ...schema import DETECTIONS, REGIONS, RESULTS, RETRIEVALS, Table
 from ..boxes import detection_rows
 from ..masks import Overlaps, overlap_rows
 from ..metrics import DECIDED
+from ..retrieval.ranks import retrieval_rows
 from ..tasks.task import SEED
 from .answers import VALIDATE, answer_rows
 from .kept import PLACE, Kept
@@ -144,10 +145,17 @@ def _detections(rows: Iterable[Row]) -> Iterator[Row]:
             yield told | numbers
 
 
+def _retrievals(rows: Iterable[Row]) -> Iterator[Row]:
+    for told, group in _groups(rows):
+        for numbers in retrieval_rows(group, seed=SEED):
+            yield told | numbers
+
+
 # of each task that scores no labels, its table of predictions and the numbers that follow from it
 KINDS: dict[str, tuple[Table, Callable[[Iterable[Row]], Iterator[Row]]]] = {
     "segment": (REGIONS, _regions),
     "detect": (DETECTIONS, _detections),
+    "retrieve": (RETRIEVALS, _retrievals),
 }
 
 

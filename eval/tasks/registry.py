@@ -8,11 +8,15 @@ from ...contract import UsageError
 from .detect import Detect
 from .finetune import Finetune, LinearAugmented
 from .linear import Linear
+from .retrieve import Retrieve
 from .segment import Segment
 from .task import Task
 from .zeroshot import ZeroShot
 
-ALL: tuple[Task, ...] = (ZeroShot(), Linear(), LinearAugmented(), Finetune(), Segment(), Detect())
+ALL: tuple[Task, ...] = (
+    *(ZeroShot(), Linear(), LinearAugmented(), Finetune()),
+    *(Segment(), Detect(), Retrieve()),
+)
 TASKS: dict[str, Task] = {task.name: task for task in ALL}
 DEFAULT = ("zeroshot", "linear")
 

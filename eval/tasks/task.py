@@ -25,7 +25,7 @@ from ..table import Cell, Row
 from ..testset import Samples, TestSet
 
 SEED = 0  # of label draws and bootstrap; `--draws` and `--seeds` give the variety
-Need = Literal["features", "embeddings"]
+Need = Literal["features", "embeddings", "paired"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Task(abc.ABC):
     """One kind of measurement; it holds no state, so one object serves every evaluation.
 
     `needs` names what of an encoder is computed once for all cells, on all ranks together, before
-    the first of them: `pictures.features` or `pictures.embeddings`.
+    the first of them: `pictures.features`, `.embeddings` or `.paired`.
     """
 
     name: ClassVar[str]

@@ -80,7 +80,8 @@ def test_labels_views_and_metadata_are_those_of_the_tables(plain: Path, tmp_path
         marked = {k: float(v) for k, v in list(cells.items())[LABELS_BEGIN:] if v}
         assert row["labels"] == marked
         assert row["view"] == (cells["AP/PA"] or "LATERAL")
-        assert row["metadata"] == {"sex": cells["Sex"][0], "age": cells["Age"]}
+        person = {"sex": cells["Sex"][0], "age": cells["Age"]}
+        assert {k: v for k, v in row["metadata"].items() if k != "5x200"} == person
         patient, study = image_id.split("/")[1:3]
         assert (row["subject_id"], row["study_id"]) == (patient, f"{patient}/{study}")
         valid = image_id.startswith("valid/")
@@ -91,6 +92,21 @@ def test_labels_views_and_metadata_are_those_of_the_tables(plain: Path, tmp_path
     card = read_json(folder / "card.json")
     assert card["access"] == "credentialed"
     assert card["shared_subjects"] == {"train-validate": 0, "train-test": 0, "validate-test": 0}
+
+
+def test_films_of_5x200_carry_their_one_finding(plain: Path) -> None:
+    told = rows_of(plain / "train.csv")
+    found = {
+        record.image_id: record.metadata["5x200"]
+        for record in listed(plain).records
+        if "5x200" in record.metadata
+    }
+    assert len(found) > 3 and found.keys() <= told.keys()
+    free = {"Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding"}
+    for image_id, cells in told.items():
+        marked = {k: float(v) for k, v in cells.items() if k not in free and v and float(v)}
+        alone = image_id.endswith("frontal") and [*marked.values()] == [1] and {*marked} <= {*FIVE}
+        assert ([found[image_id]] == [*marked]) if alone else (image_id not in found)
 
 
 def test_only_frontal_films_without_a_wish(plain: Path, tmp_path: Path) -> None:
@@ -230,7 +246,7 @@ def test_chexpert_plus_alone(tree: Path, tmp_path: Path) -> None:
         marked = {n: float(told[image_id][n]) for n in FIVE if known and told[image_id][n]}
         assert row["labels"] == marked
         assert row["impression"]
-        assert row["metadata"].keys() == {"sex", "age"}
+        assert row["metadata"].keys() - {"5x200"} == {"sex", "age"}
     assert read_json(folder / "card.json")["archive"]["form"] == "chexpert-plus"
 
 
