@@ -52,6 +52,7 @@ def demo(
     typer.echo(
         f"\nThe demo is in {root}: archives/ as downloaded, data/ as prepared and sharded, "
         "runs/ as trained and evaluated.\n"
+        f"Look at it: {_report(root)}\n"
         "All of it is phantom data: the figures say that the stages work, and nothing else.\n"
         "Next: imitate prep mimic PATH, with MIMIC-CXR or MIMIC-CXR-JPG as downloaded"
     )
@@ -70,6 +71,13 @@ def _phantoms(folder: Path, seed: int) -> tuple[Path, Path]:
         write_rsna(rsna, patients=PATIENTS, seed=seed)
         write_text(mark, str(seed))
     return mimic, rsna
+
+
+def _report(root: Path) -> Path:
+    """Return the page that the evaluations of the demo's run have written."""
+    from .eval.chain import choose_run
+
+    return choose_run(root, None).folder / "report.html"
 
 
 def _step(context: typer.Context, arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
 """The frame of an HTML page: one file that needs no network and no script.
 
-A page is data: sections of blocks (prose, tables, histograms, contact sheets, folds). The frame
-alone decides how they look, and what a page that is to be shared leaves out: a block marked
+A page is data: sections of blocks (prose, tables, histograms, plots, contact sheets, folds). The
+frame alone decides how they look, and what a page that is to be shared leaves out: a block marked
 `private` is dropped there, and every count is rounded (`count_text`), so that no writer of a
 section can forget it. Equal data are equal bytes.
 """
@@ -76,6 +76,56 @@ class Charts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Axis:
+    """An axis of a plot: its name, its ends, and the places that carry a word."""
+
+    name: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+    def at(self, value: float, *, shareable: bool) -> float:
+        """Return where a value lies, 0 to 1.
+
+        In a page that is to be shared to a hundredth: finer steps would tell counts.
+        """
+        share = (value - self.low) / (self.high - self.low)
+        return round(min(max(share, 0.0), 1.0), 2 if shareable else 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points of a plot (x, y) in their order; a `guide` is what they are compared with.
+
+    `bars` are intervals (x, low, high).
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    look: Literal["line", "dots", "both", "guide"] = "line"
+    bars: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Curves over common axes."""
+
+    title: str
+    x: Axis
+    y: Axis
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plots:
+    """Plots side by side."""
+
+    kind: ClassVar[str] = "plots"
+    private: ClassVar[bool] = False
+    plots: tuple[Plot, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tile:
     """One place of a contact sheet: pictures as data URIs with a word each, and a caption."""
 
@@ -104,7 +154,7 @@ class Fold:
     private: bool = False
 
 
-Block = Prose | Table | Charts | Sheet | Fold
+Block = Prose | Table | Charts | Plots | Sheet | Fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +235,8 @@ def render_page(page: Page) -> str:
         prose=partial(prose_text, shareable=page.shareable),
         width=partial(_width, shareable=page.shareable),
         bars=partial(_bars, shareable=page.shareable),
+        across=partial(_across, shareable=page.shareable),
+        up=partial(_up, shareable=page.shareable),
     )
 
 
@@ -220,6 +272,17 @@ def _bars(histogram: Histogram, *, shareable: bool) -> list[tuple[str, str, str,
         x, y, width = place * step, 100 - height, 0.88 * step
         bars.append((f"{x:.2f}", f"{y:.1f}", f"{width:.2f}", f"{height:.1f}", tip))
     return bars
+
+
+LEFT, WIDTH, TOP, HEIGHT = 40, 268, 6, 176  # of the frame of a plot, in its own pixels
+
+
+def _across(axis: Axis, value: float, *, shareable: bool) -> str:
+    return f"{LEFT + WIDTH * axis.at(value, shareable=shareable):.2f}"
+
+
+def _up(axis: Axis, value: float, *, shareable: bool) -> str:
+    return f"{TOP + HEIGHT * (1 - axis.at(value, shareable=shareable)):.2f}"
 
 
 @cache

@@ -208,6 +208,7 @@ RETRIEVALS = _table(
     ("finding", "string?", "the one finding of a film of 5x200, else null"),
     ("above", "int32", "candidates nearer than its own"),
     ("level", "int32", "candidates as near as its own, itself included"),
+    ("equal", "int32", "candidates whose text is equal to the letter, its own included"),
     ("same", "int32", "candidates of the same text, its own included"),
     ("before", "int32", "candidates of another text before the nearest of the same"),
     ("same_share", "list<float64>", "share of the same text among the first 5, 10, 100"),

@@ -37,7 +37,7 @@ Task = Annotated[
     list[str] | None,
     typer.Option(
         "--task",
-        help="linear, finetune, zeroshot, segment, detect, retrieve, ground or all; again for "
+        help="linear, finetune, zeroshot, segment, detect, retrieve or all; again for "
         "more. zeroshot and linear; of all sets, all.",
         rich_help_panel=WHAT,
     ),
@@ -103,7 +103,7 @@ Encoders = Annotated[
     typer.Option(
         "--encoder",
         metavar="PATH[,KEY=VALUE…]",
-        help="Weights from elsewhere: a ResNet file or a Hugging Face folder; keys size, resize, "
+        help="Weights from elsewhere: a ResNet or ViT file or a Hugging Face folder; keys size, resize, "
         "channels, mean, std or norm.",
         rich_help_panel=IO,
     ),
@@ -145,6 +145,7 @@ def evaluate(
     from ..train.distribution.group import joined, rank_device
     from ..work import Interrupts
     from .encoders.crew import Crew
+    from .report.written import write_reports
     from .session import ALL, Request, evaluate_set
     from .tasks.registry import choose_tasks
     from .tasks.task import EvalOptions
@@ -176,6 +177,8 @@ def evaluate(
     with joined(rank_device(pick_device(device))) as ranks, Interrupts() as interrupts:
         outcome = evaluate_set(request, interrupts, Crew(ranks))
     if ranks.first:
-        result = outcome.as_json() | {"seconds": time.monotonic() - start}
-        say(result, outcome.as_text(), as_json=as_json)
+        reports = [str(path) for path in write_reports(outcome.paths)]
+        result = outcome.as_json() | {"reports": reports, "seconds": time.monotonic() - start}
+        told = "".join(f"\nlook at it: {path}" for path in reports)
+        say(result, outcome.as_text() + told, as_json=as_json)
     budget.check(len(outcome.damaged), outcome.samples)

@@ -1,6 +1,6 @@
 """Weights from elsewhere: what `--encoder PATH,key=value…` names.
 
-A file in torchvision's ResNet layout says nothing of its input, so size, resize, mean and deviation
+A file in torchvision's ResNet layout or timm's ViT layout says nothing of its input, so size, resize, mean and deviation
 must be given; a backbone's Hugging Face folder says it in `preprocessor_config.json`; a model
 folder of ours says everything. What is missing is an error, never a guess.
 
@@ -28,9 +28,9 @@ from ...files import blake3_file, digest_of, read_json
 from ...train.network.backbone import (
     MODEL_TYPE,
     Backbone,
-    load_torchvision_resnet,
     read_config,
 )
+from ...train.network.layouts import load_described
 from ...train.network.model import ImageConfig, prepare_images
 from ...train.network.weights import load_folder, read_weights
 from .encoder import Encoder, HubNetwork, OurModel, Source, existing
@@ -42,7 +42,7 @@ EXAMPLE = "--encoder resnet50.pth,size=224,resize=256,norm=imagenet"
 
 
 class ForeignWeights(Source):
-    """A file in torchvision's ResNet layout, or a backbone's Hugging Face folder; no text side."""
+    """A file that describes itself (`layouts.py`), or a backbone's folder; no text side."""
 
     def __init__(self, path: Path, image: ImageConfig) -> None:
         self.path, self.input = path, image
@@ -54,11 +54,11 @@ class ForeignWeights(Source):
 
     def load(self, device: str) -> Encoder:
         """Return the encoder with the weights of the file or folder."""
-        return self._encoder(self._resnet() if self.path.is_file() else self._backbone(), device)
+        return self._encoder(self._described() if self.path.is_file() else self._backbone(), device)
 
     def control(self, seed: int, device: str) -> Encoder:
         """Return the architecture that the weights have, newly drawn."""
-        known = self._resnet() if self.path.is_file() else self._backbone()
+        known = self._described() if self.path.is_file() else self._backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if isinstance(known, Backbone):
@@ -66,8 +66,8 @@ class ForeignWeights(Source):
             fresh = AutoBackbone.from_config(known.config)  # type: ignore[no-untyped-call]
             return self._encoder(fresh, device)
 
-    def _resnet(self) -> Backbone:
-        return load_torchvision_resnet(read_weights(self.path), where=str(self.path))
+    def _described(self) -> Backbone:
+        return load_described(read_weights(self.path), where=str(self.path))
 
     def _backbone(self) -> nn.Module:
         told = read_json(existing(self.path / "config.json"))
@@ -133,7 +133,7 @@ def parse_encoder(text: str) -> Source:
         raise UsageError(
             f"weights end in {', '.join(WEIGHT_FILES)}, or are a folder", where=f"--encoder {text}"
         )
-    known = load_torchvision_resnet(read_weights(path), where=str(path)).config.num_channels
+    known = load_described(read_weights(path), where=str(path)).config.num_channels
     return ForeignWeights(path, _image_config({"channels": str(known)} | given, text))
 
 

@@ -14,6 +14,8 @@ import yaml
 
 from ...contract import ImitateError
 
+TEMPLATE = "template"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -63,4 +65,4 @@ def prompts_for(names: Sequence[str], labels: Sequence[str]) -> tuple[Pair, ...]
 
 def _template(label: str) -> Pair:
     text = label.replace("_", " ").lower()
-    return Pair(label=label, positive=(text,), negative=(f"no {text}",), source="template")
+    return Pair(label=label, positive=(text,), negative=(f"no {text}",), source=TEMPLATE)

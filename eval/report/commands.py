@@ -23,7 +23,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="File to write; without it report.html or report-shareable.html in the set.",
+        help="File to write; without it report.html or report-shareable.html in PATH.",
         rich_help_panel=IO,
     ),
 ]
@@ -45,7 +45,7 @@ def report(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="Folder of a prepared set; with --recompute, of a run."
+            metavar="PATH", help="Folder of a prepared set or of a run; with --recompute, of a run."
         ),
     ],
     recompute: Recompute = False,
@@ -53,22 +53,32 @@ def report(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a prepared set: one HTML file that needs no network.
+    """Write the report of a prepared set or of a run: one HTML file that needs no network.
 
-    `imitate prep` writes it too, as its last step. That of a restricted archive shows patients'
-    films and texts, and is readable for its owner alone.
+    `imitate prep` and `imitate eval` write it too, as their last step. That of a restricted
+    archive shows patients' films, and is readable for its owner alone.
     """
     if recompute:
         if shareable or out is not None:
             raise UsageError("--recompute writes no report; leave --shareable and --out away")
         _recompute(path, as_json=as_json)
         return
+    written = _write(path, out=out, shareable=shareable)
+    say({"path": str(written)}, f"wrote {written}", as_json=as_json)
+
+
+def _write(path: Path, *, out: Path | None, shareable: bool) -> Path:
+    from .opened import is_run
+
+    if is_run(path):
+        from .written import write_run_report
+
+        return write_run_report(path, out=out, shareable=shareable)
     from ...prep.pixels.decoder import Decoder
     from ...prep.sheets.report import write_report
 
     with Decoder() as decoder:
-        written = write_report(path, decoder, out=out, shareable=shareable)
-    say({"path": str(written)}, f"wrote {written}", as_json=as_json)
+        return write_report(path, decoder, out=out, shareable=shareable)
 
 
 def _recompute(path: Path, *, as_json: bool) -> None:

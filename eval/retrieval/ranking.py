@@ -42,10 +42,10 @@ class Collection:
     def rankings(self) -> Iterator[dict[str, Any]]:
         """Yield what is found for every film and direction: numbers of candidates, and shares.
 
-        `above` are nearer than its own, `level` as near, its own among them; `same` have the same
-        text, `before` have another and are as near as the nearest of those or nearer. `same_share`
-        and `finding_share` are those of the first PLACES candidates, or of all where there are
-        fewer.
+        `above` are nearer than its own, `level` as near, its own among them; `equal` have a text
+        that is equal to the letter, `same` one that counts as the same, `before` have another and
+        are as near as the nearest of those or nearer. `same_share` and `finding_share` are those of
+        the first PLACES candidates, or of all where there are fewer.
         """
         rows_of = [np.arange(start, min(start + CHUNK, len(self.text))) for start in self._starts]
         for direction in DIRECTIONS:
@@ -78,6 +78,7 @@ class Collection:
         return {
             "above": (score_CN > own_C1).sum(axis=1),
             "level": (score_CN == own_C1).sum(axis=1),
+            "equal": (self.text[row_C, None] == self.text).sum(axis=1),
             "same": same_CN.sum(axis=1),
             "before": ((score_CN >= best_C1) & ~same_CN).sum(axis=1),
             "same_share": share_RCP[0],

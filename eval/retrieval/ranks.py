@@ -35,7 +35,7 @@ def _pair(row: Row, *, k: int) -> float:
 
 
 def _pair_ceiling(row: Row, *, k: int) -> float:
-    return float(min(k / row["same"], 1.0))
+    return float(min(k / row["equal"], 1.0))
 
 
 def _same(row: Row, *, k: int) -> float:
@@ -151,6 +151,6 @@ def retrieval_rows(rows: Iterable[Row], *, seed: int) -> Iterator[dict[str, Any]
                 "ci_low": low,
                 "ci_high": high,
                 "ci_method": units.method() if bounds else "none",
-                "n_pos": None,
+                "n_pos": None if label == MACRO else len(ranks.films),  # each has its pair
                 **counts,
             }

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..encoders.encoder import Embed, Source
 from ..metrics import Floats, Part, Scored, settle_tempered
-from ..prompts.pairs import Pair, prompts_for
+from ..prompts.pairs import TEMPLATE, Pair, prompts_for
 from ..testset import TestSet
 from .labels import found_labels, part, sound_test, without_labels
 from .task import EvalOptions, Found, Place, Task, Work, once
@@ -41,7 +41,7 @@ class ZeroShot(Task):
 
     def state(self, tests: TestSet, setting: Mapping[str, Any]) -> object:
         """Depend on the prompts."""
-        pairs = prompts_for(tests.names, tests.labels)
+        pairs = _prompts(tests, setting)
         return [dict(setting), [asdict(pair) for pair in pairs]]
 
     def do(self, work: Work) -> Found:
@@ -49,11 +49,20 @@ class ZeroShot(Task):
         embed = work.pictures.encoder.embed_texts
         assert embed is not None  # planned only for sources with a text side
         found = work.pictures.embeddings
-        pairs = prompts_for(work.tests.names, work.tests.labels)
+        pairs = _prompts(work.tests, work.setting)
         validate, test = sound_test(work.tests, found)
         scored = zeroshot(embed, pairs, part(found, validate), part(found, test))
         facts = {"prompts": {pair.label: asdict(pair) for pair in pairs}}
         return found_labels(work, test, scored, facts=facts, damaged=found.damaged)
+
+
+def _prompts(tests: TestSet, setting: Mapping[str, Any]) -> tuple[Pair, ...]:
+    """Return the pairs of the set's own prompts, or the plain templates where a protocol has them.
+
+    `prompts: template` in the setting stands for the latter.
+    """
+    own = setting.get("prompts") != TEMPLATE
+    return prompts_for(tests.names if own else (), tests.labels)
 
 
 def pair_scores(image_ND: Floats, positive_LD: Floats, negative_LD: Floats) -> Floats:

@@ -103,6 +103,7 @@ def test_ranks_are_those_of_orders_drawn_at_random(*, coarse: bool) -> None:
                 assert (row["above"], row["level"]) == (first.index(film), 1)
                 assert row["before"] == min(first.index(i) for i in same)
             assert row["same"] == len(same)
+            assert row["equal"] == int((told.text == told.text[film]).sum())
             slack = 0.1 if coarse else 1e-12
             for right, column in ((same, "same_share"), (alike, "finding_share")):
                 for k, share in zip(PLACES, row[column], strict=True):
@@ -154,6 +155,22 @@ def test_a_perfect_encoder_reaches_the_ceilings_and_no_more() -> None:
     assert low < value["r@1", "macro"] < high
 
 
+@given(seed=st.integers(0, 99), coarse=st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_no_number_exceeds_its_ceiling(*, seed: int, coarse: bool) -> None:
+    told = collection(seed, coarse=coarse)
+    numbers = {(n["metric"], n["label"]): n["value"] for n in retrieval_rows(rows_of(told), seed=0)}
+    alike = Counter(told.text.tolist())
+    for k in (1, 5, 10):
+        ceiling = np.mean([min(k / alike[i], 1) for i in told.text.tolist()])
+        for direction in DIRECTIONS:
+            assert numbers[f"r@{k}-ceiling", direction] == pytest.approx(ceiling)
+            assert numbers[f"r@{k}", direction] <= ceiling + 1e-9
+            if k > 1:
+                bound = numbers[f"p@{k}-same-ceiling", direction]
+                assert numbers[f"p@{k}-same", direction] <= bound + 1e-9
+
+
 def test_numbers_are_means_over_films_and_need_some_of_them() -> None:
     rows = rows_of(collection(3))
     numbers = {(n["metric"], n["label"]): n for n in retrieval_rows(rows, seed=0)}
@@ -166,6 +183,7 @@ def test_numbers_are_means_over_films_and_need_some_of_them() -> None:
         assert numbers[metric, "macro"]["value"] == pytest.approx(sum(both) / 2)
     assert (numbers["r@1", "macro"]["n"], numbers["r@1", "macro"]["n_subjects"]) == (24, 12)
     assert numbers["r@1", "macro"]["ci_method"] == "bootstrap-subjects-1000"
+    assert [numbers["r@1", label]["n_pos"] for label in (*DIRECTIONS, "macro")] == [24, 24, None]
     few = [row for row in rows if row["film"] < 4]
     assert {n["value"] for n in retrieval_rows(few, seed=0)} == {None}
 
@@ -337,3 +355,22 @@ def test_damaged_pictures_are_left_out_on_both_sides(root: Path) -> None:
     kept = read_rows(folder / "retrievals.parquet", RETRIEVALS)
     assert len({row["key"] for row in kept}) == len(queries.ordinals) - 1
     assert key not in {row["key"] for row in kept}
+
+
+@pytest.mark.real
+def test_reports_of_openi_repeat_and_limit_every_encoder(
+    shared_data: Path, tmp_path: Path, make_run: Make
+) -> None:
+    words = ["openi", shared_data / "openi", "--root", tmp_path, "--size", 32, "--quiet"]
+    app([str(word) for word in (*words, "--limit", 500)], standalone_mode=False)
+    write_shards(tmp_path, "openi", ShardOptions(samples=200))
+    folder, document = evaluated(tmp_path, "openi", source_of(make_run(tmp_path)))
+    texts = list(read_queries(opened(tmp_path, "openi")).texts)
+    assert len(texts) > 30
+    value = {
+        (r["metric"], r["label"]): r["value"] for r in document["rows"] if r["encoder"] == "run"
+    }
+    assert value["r@1-ceiling", "image-to-text"] == pytest.approx(len(set(texts)) / len(texts))
+    assert value["r@1-ceiling", "image-to-text"] < 0.9
+    assert value["r@1", "image-to-text"] <= value["r@1-ceiling", "image-to-text"]
+    assert recompute(folder).differences == ()

@@ -6,11 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imitate.contract import Folders
 from imitate.eval.metrics import Part
 from imitate.eval.prompts.pairs import Pair, prompt_files, prompts_for, read_prompts
-from imitate.eval.tasks.zeroshot import embed_pairs, pair_scores, zeroshot
+from imitate.eval.protocols.setting import read_setting
+from imitate.eval.tasks.zeroshot import ZeroShot, embed_pairs, pair_scores, zeroshot
+from imitate.eval.testset import open_testset
+from imitate.prep.archives.chexpert import LABELS as CHEXPERT
+from imitate.prep.archives.covidx import labels_of
+from imitate.prep.archives.nih import LABELS as NIH
+from imitate.prep.archives.siim import LABEL as PNEUMOTHORAX
+from imitate.prep.download.covidx_lists import WORDS
 from imitate.prep.phantoms.drawing.film import KINDS
 from imitate.prep.phantoms.drawing.wording import LABELS, NORMAL_IMPRESSIONS, labels_in
+from imitate.shards.manifest import ShardSet
 
 OPENI = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
@@ -59,6 +68,10 @@ def test_zeroshot_finds_the_threshold_on_validation() -> None:
         ("mimic", LABELS),
         ("openi", OPENI),
         ("rsna", ["Pneumonia"]),
+        ("nih", NIH),
+        ("siim", [PNEUMOTHORAX]),
+        ("covidx", sorted({*WORDS[3], *labels_of("negative")})),
+        ("chexpert", CHEXPERT),
         ("phantom-mimic", [*KINDS, "No Finding"]),
         ("phantom-rsna", ["Pneumonia"]),
     ],
@@ -105,3 +118,16 @@ def test_a_label_without_prompts_gets_the_plain_templates() -> None:
     (pair,) = prompts_for(["elsewhere"], ["Pleural_Other"])
     assert (pair.positive, pair.negative) == (("pleural other",), ("no pleural other",))
     assert pair.source == "template"
+
+
+def test_the_published_protocol_has_the_plain_templates(built: Path) -> None:
+    tests = open_testset(ShardSet.open(Folders(built).shards("phantom-rsna")))
+    states = {}
+    for protocol in ("clean", "paper"):
+        setting = read_setting(protocol, "zeroshot", "rsna")
+        assert setting is not None
+        _, pairs = ZeroShot().state(tests, setting)  # type: ignore[misc, attr-defined]
+        states[protocol] = {pair["label"]: pair for pair in pairs}
+    assert states["clean"]["Pneumonia"]["source"] == "prompts/phantom-rsna.yaml"
+    assert states["paper"]["Pneumonia"]["positive"] == ("pneumonia",)
+    assert {pair["source"] for pair in states["paper"].values()} == {"template"}

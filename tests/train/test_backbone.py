@@ -27,11 +27,11 @@ from imitate.train.network.backbone import (
     Backbone,
     BackboneConfig,
     build_backbone,
-    load_torchvision_resnet,
     pooled,
     resnet_config,
 )
 from imitate.train.network.folder import load_model
+from imitate.train.network.layouts import load_described
 from imitate.train.network.weights import load_weights, read_weights
 from imitate.train.recipes.recipe import load_recipe
 from imitate.train.run import train
@@ -108,7 +108,7 @@ def plain_resnet(state: State, x: torch.Tensor) -> list[torch.Tensor]:
 def test_torchvision_weights_give_the_plain_resnets_maps(block: str, channels: int) -> None:
     torch.manual_seed(1)
     state = torchvision_state(block, channels)
-    backbone = load_torchvision_resnet(state).eval()
+    backbone = load_described(state).eval()
     told = backbone.config
     assert (told.layer_type, told.embedding_size, told.num_channels) == (block, STEM, channels)
     assert (tuple(told.depths), tuple(told.hidden_sizes)) == (DEPTHS, WIDTHS)
@@ -123,7 +123,7 @@ def test_torchvision_weights_give_the_plain_resnets_maps(block: str, channels: i
 
 def test_every_tensor_arrives_and_none_is_invented() -> None:
     state = torchvision_state("bottleneck")
-    held = load_torchvision_resnet(state).net.state_dict()
+    held = load_described(state).net.state_dict()
     without_head = {n: t for n, t in state.items() if not n.startswith("fc.")}
     assert len(held) == len(without_head)
     assert sorted(t.double().sum().item() for t in held.values()) == sorted(
@@ -198,7 +198,7 @@ def test_another_network_is_not_taken_for_a_resnet(broken: str) -> None:
     state = torchvision_state("basic") if broken else {"weight": torch.zeros(2)}
     state = {n: t for n, t in state.items() if not broken or not n.startswith(broken)}
     with pytest.raises(InputError):
-        load_torchvision_resnet(state)
+        load_described(state)
 
 
 def test_files_of_weights_are_read(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from transformers import (
 
 from ...contract import ConfigError, InputError
 from ...files import read_json
-from .weights import load_folder, load_weights, plain_names, quiet, read_weights
+from .weights import load_folder, load_weights, quiet, read_weights
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 MODEL_TYPE = "imitate"  # of our own model folders, as their config.json says it
@@ -245,36 +245,3 @@ def _load(backbone: Backbone, path: Path) -> None:
         load_folder(backbone.net, path)
     else:
         load_weights(backbone.net, read_weights(path), where=str(path))
-
-
-def load_torchvision_resnet(state: Mapping[str, Tensor], *, where: str = "weights") -> Backbone:
-    """Return the backbone that a state dict in torchvision's ResNet names describes, loaded.
-
-    Block, depths, widths and input channels are read from the names and shapes; timm's ResNets
-    have the same names. Raises InputError when they are not those of a ResNet.
-    """
-    names = plain_names(state)
-    if "conv1.weight" not in names or "layer1.0.conv1.weight" not in names:
-        raise InputError("the weights are not in torchvision's ResNet layout", where=where)
-    bottleneck = "layer1.0.conv3.weight" in names
-    last = "conv3" if bottleneck else "conv2"
-    blocks = [
-        {m[1] for name in names if (m := re.match(rf"layer{stage}\.(\d+)\.", name))}
-        for stage in (1, 2, 3, 4)
-    ]
-    if not all(blocks):
-        raise InputError("the weights have fewer than four stages", where=where)
-    ends = [names.get(f"layer{stage}.0.{last}.weight") for stage in (1, 2, 3, 4)]
-    if any(end is None for end in ends):
-        raise InputError("the weights are not in torchvision's ResNet layout", where=where)
-    backbone = Backbone(
-        resnet_config(
-            block="bottleneck" if bottleneck else "basic",
-            depths=[len(found) for found in blocks],
-            widths=[len(end) for end in ends if end is not None],
-            stem=names["conv1.weight"].shape[0],
-            channels=names["conv1.weight"].shape[1],
-        )
-    )
-    load_weights(backbone.net, names, where=where)
-    return backbone

@@ -1,8 +1,9 @@
 """Weights of image backbones: reading a file of them, and fitting them to a network, strictly.
 
 Layouts that are understood: the network's own names; torchvision's ResNet (with or without `fc`,
-as the published `{name}_encoder.pth`); a Hugging Face folder, read by `transformers` itself; and
-a model folder of ours, of which the backbone is taken. Nothing is unpickled.
+as the published `{name}_encoder.pth`); timm's plain vision transformer; a Hugging Face folder,
+read by `transformers` itself; and a model folder of ours, of which the backbone is taken. Nothing
+is unpickled.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ from ...contract import InputError
 _SHOWN = 5  # names in the message about weights that do not fit
 _PREFIX = re.compile(r"^(module\.|encoder\.(?=conv1|bn1|layer|fc)|resnet\.|backbone\.|net\.)+")
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)$")
+TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\w+)\.(.+)$")
+_TIMM = {  # timm's names -> those of `transformers`
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+_TIMM_PARTS = {"norm1": "layernorm_before", "norm2": "layernorm_after", "mlp": "mlp"}
 _PARTS = {"conv": "convolution", "bn": "normalization"}
 # what classifiers and masked models have beside the backbone
 _HEADS = re.compile(r"(^|\.)(classifier|\w*head|fc|pooler|decoder|layernorm|mask_token)(\.|$)")
@@ -137,8 +148,35 @@ def _own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Of the weights of a whole model only those of its backbone are taken.
     """
     inner = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
-    renamed = {_own_name(_strip(n)): tensor for n, tensor in (inner or state).items()}
+    found = plain_names(inner or state)
+    if "blocks.0.attn.qkv.weight" in found:
+        return _vit_names(found)
+    renamed = {_own_name(name): tensor for name, tensor in found.items()}
     return {n: t for n, t in renamed.items() if not n.startswith(("fc.", "classifier."))}
+
+
+def _vit_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of timm's plain ViT under the names of `transformers`, without a head.
+
+    timm keeps query, key and value of a block in one tensor, in this order along its first axis.
+    Decoders and mask tokens of masked pre-training are left out too.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        block = TIMM_BLOCK.match(name)
+        if block is None:
+            if name in _TIMM or not re.match(r"head|fc_norm|decoder|mask_token|pre_logits", name):
+                found[_TIMM.get(name, name)] = tensor
+            continue
+        base, part, leaf = f"layers.{block[1]}", block[2], block[3]
+        if part == "attn" and leaf.startswith("qkv."):
+            for kind, third in zip("qkv", tensor.chunk(3), strict=True):
+                found[f"{base}.attention.{kind}_proj.{leaf.removeprefix('qkv.')}"] = third
+        elif part == "attn":
+            found[f"{base}.attention.o_{leaf}"] = tensor
+        else:
+            found[f"{base}.{_TIMM_PARTS.get(part, part)}.{leaf}"] = tensor
+    return found
 
 
 def _own_name(name: str) -> str:

@@ -1,0 +1,165 @@
+"""The report of a run as one page, from its folder and, where they still lie, its shards.
+
+Equal folders give equal bytes: commands as typed, times and machines are not in the page.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ... import __version__
+from ...files import set_private
+from ...page import Block, Page, Prose, Section, write_page
+from ...prep.sheets.report import REPORT, SHAREABLE
+from ..encoders.exposure import Exposure
+from .curves import answer_plots, head_plots, label_plots, learning_plots
+from .films import overlay_sheets, wrong_blocks
+from .numbers import (
+    comparison_blocks,
+    published_blocks,
+    slice_blocks,
+    summary_blocks,
+    task_blocks,
+)
+from .opened import Opened, RunFolder
+from .origin import command_section, data_section, origin_section
+
+
+def write_run_report(folder: Path, *, out: Path | None = None, shareable: bool = False) -> Path:
+    """Write the report of a run and return its path, by default inside the run.
+
+    A shareable page holds no picture, text or id, and no count below 10. Raises InputError when a
+    file of the run is damaged, UsageError when `folder` is no run.
+    """
+    run = RunFolder.open(folder)
+    path = out or folder / (SHAREABLE if shareable else REPORT)
+    page = run_page(run, shareable=shareable)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    try:
+        if not shareable:
+            set_private(page.access)
+        write_page(path, page)
+    finally:
+        os.umask(umask)
+    return path
+
+
+def write_reports(evaluations: Sequence[Path]) -> list[Path]:
+    """Write the report of each run that these evaluations belong to."""
+    folders = dict.fromkeys(path.parents[1] for path in evaluations)
+    return [write_run_report(folder) for folder in folders]
+
+
+def run_page(run: RunFolder, *, shareable: bool) -> Page:
+    """Return the page of a run."""
+    sections = (
+        _attention(run),
+        *(_evaluation(run, each, shareable=shareable) for each in run.evaluations),
+        _training(run),
+        data_section(run),
+        origin_section(run),
+        command_section(run),
+    )
+    return Page(
+        title=run.name,
+        kicker=f"Run of imitate and its evaluations ({run.access})"
+        + (": phantom data, synthetic, no patient's" if run.phantom else ""),
+        lead=tuple(_lead(run)),
+        headline=tuple(_headline(run)),
+        sections=tuple(section for section in sections if section),
+        access=run.access,
+        phantom=run.phantom,
+        shareable=shareable,
+        footer=f"Written by imitate {__version__}. Not for clinical use.",
+    )
+
+
+def _lead(run: RunFolder) -> Iterator[Prose]:
+    dataset = run.card.get("dataset")
+    if dataset:
+        yield Prose(text=f"Recipe {run.card.get('recipe', '–')}, trained on {dataset['name']}.")
+    names = ", ".join(each.name for each in run.evaluations)
+    yield Prose(text=f"Evaluated on {names}." if names else "Not evaluated yet.")
+    if run.phantom:
+        text = "Phantom data: the figures say that the stages work, and nothing else."
+        yield Prose(text=text, tone="note")
+
+
+def _headline(run: RunFolder) -> Iterator[tuple[str, int]]:
+    trained = run.card.get("trained", {})
+    for name, key in (("steps", "step"), ("samples seen", "samples")):
+        if key in trained:
+            yield name, int(trained[key])
+    if run.evaluations:
+        yield "test sets", len(run.evaluations)
+        yield "test films", sum(_films(each) for each in run.evaluations)
+        yield "numbers", sum(len(each.rows) for each in run.evaluations)
+
+
+def _films(opened: Opened) -> int:
+    return max((int(row["n"]) for row in opened.rows), default=0)
+
+
+def _attention(run: RunFolder) -> Section:
+    """Return what must be known before a number is read: overlaps, damage, single seeds."""
+    blocks = [block for each in run.evaluations for block in _remarks(each)]
+    calm = Prose(text="Nothing stands out.", tone="quiet")
+    return Section(title="Worth a look", blocks=tuple(blocks) or (calm,))
+
+
+def _remarks(opened: Opened) -> Iterator[Prose]:
+    seen, document = opened.document["overlap"], opened.document
+    trained = f"{opened.name} and the training set {seen['training_set']}"
+    if seen["subjects"] is None:
+        text = f"Overlap of {trained} is not measured: {seen['note']}."
+        yield Prose(text=text, tone="note")
+    elif seen["subjects"] or seen["pictures"]:
+        text = f"Test films of {trained} share {{}} patients and {{}} pictures."
+        counts = (seen["subjects"], seen["pictures"])
+        yield Prose(text=text, counts=counts, tone="fault")
+    if known := seen.get("exposure"):
+        yield Prose(text=f"{opened.name}: {Exposure(**known)}.", tone="note")
+    if document["damaged"]:
+        text = f"{opened.name}: damaged films that were left out: {{}}."
+        yield Prose(text=text, counts=(len(document["damaged"]),), tone="fault")
+    if not opened.statistics:
+        text = f"{opened.name}: no comparisons; evaluate again with this version."
+        yield Prose(text=text, tone="note")
+
+
+def _evaluation(run: RunFolder, opened: Opened, *, shareable: bool) -> Section:
+    """Return everything of one test set: tables, curves, comparisons, films."""
+    phantom = opened.document["phantom"] and not run.phantom
+    blocks: list[Block] = [
+        Prose(
+            text=f"Test split, protocol {opened.document['protocol']}. A label with fewer than 5 "
+            "positives or negatives is empty and not in the mean (macro). Thresholds are those of "
+            "the validate split unless a line says otherwise.",
+            tone="quiet",
+        )
+    ]
+    for task in opened.tasks:
+        blocks += task_blocks(opened, task, shareable=shareable)
+        blocks += answer_plots(opened, task, shareable=shareable)
+        blocks += label_plots(opened, task)
+        blocks += head_plots(opened, task)
+    blocks += [*summary_blocks(opened), *comparison_blocks(opened)]
+    blocks += [*slice_blocks(opened, shareable=shareable), *published_blocks(opened)]
+    if not shareable:
+        for task in opened.tasks:
+            blocks += [*overlay_sheets(opened, task), *wrong_blocks(opened, task)]
+    title = f"{opened.name}, phantom (synthetic)" if phantom else opened.name
+    return Section(title=title, blocks=tuple(blocks))
+
+
+def _training(run: RunFolder) -> Section | None:
+    plots = tuple(learning_plots(run.metrics))
+    text = "Each point of a line is the mean of as many steps; dots were measured on validation."
+    return (
+        Section(title="Training", blocks=(*plots, Prose(text=text, tone="quiet")))
+        if plots
+        else None
+    )
