@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from ..options import (
     Workers,
     say,
 )
+
+if TYPE_CHECKING:
+    from .session import Outcome
 
 WHAT = "What is measured"
 
@@ -103,8 +106,8 @@ Encoders = Annotated[
     typer.Option(
         "--encoder",
         metavar="PATH[,KEY=VALUE…]",
-        help="Weights from elsewhere: a ResNet or ViT file or a Hugging Face folder; keys size, resize, "
-        "channels, mean, std or norm.",
+        help="Weights from elsewhere: a ResNet or ViT file or a Hugging Face folder; keys size, "
+        "resize, channels, mean, std or norm.",
         rich_help_panel=IO,
     ),
 ]
@@ -145,7 +148,6 @@ def evaluate(
     from ..train.distribution.group import joined, rank_device
     from ..work import Interrupts
     from .encoders.crew import Crew
-    from .report.written import write_reports
     from .session import ALL, Request, evaluate_set
     from .tasks.registry import choose_tasks
     from .tasks.task import EvalOptions
@@ -177,8 +179,15 @@ def evaluate(
     with joined(rank_device(pick_device(device))) as ranks, Interrupts() as interrupts:
         outcome = evaluate_set(request, interrupts, Crew(ranks))
     if ranks.first:
-        reports = [str(path) for path in write_reports(outcome.paths)]
-        result = outcome.as_json() | {"reports": reports, "seconds": time.monotonic() - start}
-        told = "".join(f"\nlook at it: {path}" for path in reports)
-        say(result, outcome.as_text() + told, as_json=as_json)
+        _finish(outcome, start, as_json=as_json)
     budget.check(len(outcome.damaged), outcome.samples)
+
+
+def _finish(outcome: Outcome, start: float, *, as_json: bool) -> None:
+    """Write the report of each run that was evaluated, and print what was found."""
+    from .report.written import write_reports
+
+    reports = [str(path) for path in write_reports(outcome.paths)]
+    result = outcome.as_json() | {"reports": reports, "seconds": time.monotonic() - start}
+    pages = "".join(f"\nlook at it: {path}" for path in reports)
+    say(result, outcome.as_text() + pages, as_json=as_json)

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from imitate.contract import Access
 from imitate.page import (
+    Axis,
     Block,
     Charts,
+    Curve,
     Fold,
     Histogram,
     Page,
+    Plot,
+    Plots,
     Prose,
     Section,
     Share,
@@ -193,3 +197,32 @@ def test_equal_pages_are_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_page(tmp_path / name, page(*EVERYTHING))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def plot_page(*, shareable: bool) -> str:
+    x = Axis(name="across", low=0.0, high=10.0, ticks=((0.0, "0"), (10.0, "10")))
+    y = Axis(name="up", low=-1.0, high=1.0, ticks=((0.0, "half"),))
+    curves = (
+        Curve(name="line <a>", points=((0.0, -1.0), (3.337, 0.0), (10.0, 5.0))),
+        Curve(name="both", points=((5.0, 0.0),), look="both", bars=((5.0, -1.0, 1.0),)),
+    )
+    plots = Plots(plots=(Plot(title="a plot", x=x, y=y, curves=curves),))
+    return render_page(page(plots, shareable=shareable, phantom=True))
+
+
+def test_curves_lie_in_their_frame_where_their_axes_say() -> None:
+    html = plot_page(shareable=False)
+    parser = Balance()
+    parser.feed(html)
+    assert not parser.open
+    (points,) = re.findall(r'class="curve c0" points="([^"]*)"', html)
+    assert points.split() == ["40.00,182.00", "129.43,94.00", "308.00,6.00"]  # cut at the frame
+    assert 'd="M174.00 182.00V6.00"' in html and 'cx="174.00" cy="94.00"' in html
+    for text in ("a plot", "across", "up:", "half", "line &lt;a&gt;"):
+        assert text in html
+    assert html.count("phantom</span>") == 3  # of the page, the section and the plot
+
+
+def test_shared_curves_are_as_coarse_as_a_hundredth() -> None:
+    (points,) = re.findall(r'class="curve c0" points="([^"]*)"', plot_page(shareable=True))
+    assert points.split()[1] == "128.44,94.00"

@@ -1,8 +1,9 @@
 """Weights from elsewhere: what `--encoder PATH,key=value…` names.
 
-A file in torchvision's ResNet layout or timm's ViT layout says nothing of its input, so size, resize, mean and deviation
-must be given; a backbone's Hugging Face folder says it in `preprocessor_config.json`; a model
-folder of ours says everything. What is missing is an error, never a guess.
+A file in torchvision's ResNet layout or timm's ViT layout says nothing of its input, so size,
+resize, mean and deviation must be given; a backbone's Hugging Face folder says it in
+`preprocessor_config.json`; a model folder of ours says everything. What is missing is an error,
+never a guess.
 
 Axes: B images, H rows, W columns, C channels.
 """

@@ -5,6 +5,7 @@ Axes: N test films.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from .opened import Opened
 
 LABELS = 6  # labels drawn, those with most positives
 POINTS = 200  # of a curve; more would only be a thick line
+COARSE = 20  # of one that is to be shared: each step of a finer one would be a patient
 BINS = 10  # of the calibration, each with as many films
 UNIT = tuple((tick / 5, f"{tick / 5:g}") for tick in range(6))
 Points = tuple[tuple[float, float], ...]
@@ -40,13 +42,9 @@ def answer_plots(opened: Opened, task: str, *, shareable: bool) -> Iterator[Plot
     found = [(c, a) for c, a in opened.kept.answered if tuple(c[name] for name in PLACE) in at]
     known = list(_known(found, least=SMALL if shareable else 1))
     if known:
-        yield Plots(
-            plots=(
-                _roc(task, known),
-                _precision(task, known),
-                _calibration(task, known, least=SMALL if shareable else 0),
-            )
-        )
+        points, least = (COARSE, SMALL) if shareable else (POINTS, 0)
+        plots = _roc(task, known, points), _precision(task, known, points)
+        yield Plots(plots=(*plots, _calibration(task, known, least=least)))
 
 
 def _known(found: Sequence[tuple[Mapping[str, Any], Answers]], *, least: int) -> Iterator[Known]:
@@ -69,21 +67,24 @@ def _known(found: Sequence[tuple[Mapping[str, Any], Answers]], *, least: int) ->
                 yield name, target_N, score_N, answers.settled[label].slope
 
 
-def _roc(task: str, known: Sequence[Known]) -> Plot:
+def _roc(task: str, known: Sequence[Known], most: int) -> Plot:
     curves = []
     for name, target_N, score_N, _ in known:
         false, true, _ = roc_curve(target_N, score_N)
-        curves.append(Curve(name=name, points=_thin(false, true)))
+        curves.append(Curve(name=name, points=_thin(false, true, most)))
     guide = Curve(name="chance", points=((0, 0), (1, 1)), look="guide")
     axes = {"x": _unit("1 − specificity"), "y": _unit("sensitivity")}
     return Plot(title=f"{task}: ROC", curves=(*curves, guide), **axes)
 
 
-def _precision(task: str, known: Sequence[Known]) -> Plot:
+def _precision(task: str, known: Sequence[Known], most: int) -> Plot:
     curves = []
     for name, target_N, score_N, _ in known:
         precision, recall, _ = precision_recall_curve(target_N, score_N)
-        curves.append(Curve(name=name, points=_thin(recall[::-1], precision[::-1])))
+        points = _thin(recall[::-1], precision[::-1], most)
+        # level up to each point: the area below is the average precision, as it is measured
+        steps = [at for (x, _), (u, v) in itertools.pairwise(points) for at in ((x, v), (u, v))]
+        curves.append(Curve(name=name, points=tuple(steps)))
     axes = {"x": _unit("sensitivity (recall)"), "y": _unit("precision")}
     return Plot(title=f"{task}: precision and recall", curves=tuple(curves), **axes)
 
@@ -225,7 +226,7 @@ def _unit(name: str) -> Axis:
     return Axis(name=name, low=0.0, high=1.0, ticks=UNIT)
 
 
-def _thin(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Points:
-    """Return the points of a curve, evenly thinned to POINTS with both ends."""
-    keep = np.unique(np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(np.int64))
+def _thin(x: npt.NDArray[Any], y: npt.NDArray[Any], most: int) -> Points:
+    """Return the points of a curve, evenly thinned to the most allowed with both ends."""
+    keep = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(np.int64))
     return tuple((float(x[i]), float(y[i])) for i in keep)

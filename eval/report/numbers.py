@@ -9,7 +9,9 @@ import numpy as np
 
 from ...page import SMALL, Cell, Fold, Prose, Table
 from ..metrics import MACRO
+from ..metrics import METRICS as LABELLED
 from ..statistics.answers import VALIDATE
+from ..statistics.comparison import METRICS
 from ..table import Row
 from .opened import Opened
 
@@ -30,14 +32,17 @@ def task_blocks(opened: Opened, task: str, *, shareable: bool) -> Iterator[Table
         yield _table(own, means, title, shareable=shareable)
         if rest := [place for place in places if place not in means]:
             table = _table(own, rest, "", shareable=shareable)
-            labels = len({label for _, _, label in rest})
-            summary = f"{task}, {share_text(fraction)}: {labels} labels one by one"
+            summary = f"{task}, {share_text(fraction)}: label by label"
             yield Fold(summary=summary, blocks=(table,))
 
 
 def share_text(fraction: float) -> str:
     """Return how much of the training labels a number rests on."""
     return f"{100 * fraction:.4g} % of the training labels" if fraction else "no training labels"
+
+
+def _short(fraction: float) -> str | None:
+    return f"{100 * fraction:.4g} %" if fraction else None
 
 
 def _places(rows: Sequence[Row]) -> list[Place]:
@@ -85,24 +90,32 @@ def _few(row: Mapping[str, Any]) -> bool:
 
 def _interval(row: Mapping[str, Any], form: str = ".3f") -> str:
     low, high = row["ci_low"], row["ci_high"]
-    return "" if low is None else f" [{low:{form}}, {high:{form}}]"
+    return (
+        "" if low is None else f"\N{NO-BREAK SPACE}[{low:{form}},\N{NO-BREAK SPACE}{high:{form}}]"
+    )
 
 
-def summary_blocks(opened: Opened) -> Iterator[Table]:
-    """Yield the table of repeats joined, where there are any."""
+def summary_blocks(opened: Opened) -> Iterator[Table | Fold]:
+    """Yield repeats joined, where there are any: the main metric, then folded all of them."""
     rows = [row for row in opened.statistics.get("summary", []) if row["value"] is not None]
-    lines: list[tuple[Cell, ...]] = [
+    main = [row for row in rows if row["metric"] == METRICS.get(row["task"], LABELLED)[0]]
+    if rows:
+        title = f"Draws and seeds together; {CAPTION}, over patients and repeats"
+        yield _joined(main, title)
+        yield Fold(summary="Draws and seeds together: all metrics", blocks=(_joined(rows, ""),))
+
+
+def _joined(rows: Sequence[Row], title: str) -> Table:
+    lines: tuple[tuple[Cell, ...], ...] = tuple(
         (
-            *(row["encoder"], row["task"], share_text(row["fraction"]), row["metric"]),
+            *(row["encoder"], row["task"], _short(row["fraction"]), row["metric"]),
             f"{row['value']:.3f}{_interval(row)}",
             *(_told(row["sd"]), f"{row['repeats']}"),
         )
         for row in rows
-    ]
-    if lines:
-        columns = ("encoder", "task", "labels used", "metric", "mean", "sd", "repeats")
-        title = f"Draws and seeds together; {CAPTION}, over patients and repeats"
-        yield Table(columns=columns, rows=tuple(lines), caption=title)
+    )
+    columns = ("encoder", "task", "training labels", "metric", "mean", "sd", "repeats")
+    return Table(columns=columns, rows=lines, caption=title)
 
 
 def comparison_blocks(opened: Opened) -> Iterator[Table | Prose]:
@@ -110,7 +123,7 @@ def comparison_blocks(opened: Opened) -> Iterator[Table | Prose]:
     lines: list[tuple[Cell, ...]] = [
         (
             f"{row['encoder']} − {row['other']}",
-            *(row["task"], share_text(row["fraction"]), row["metric"]),
+            *(row["task"], _short(row["fraction"]), row["metric"]),
             "–"
             if row["difference"] is None
             else f"{row['difference']:+.3f}{_interval(row, '+.3f')}",
@@ -120,7 +133,7 @@ def comparison_blocks(opened: Opened) -> Iterator[Table | Prose]:
         for row in opened.statistics.get("comparisons", [])
     ]
     if lines:
-        heads = ("task", "labels used", "metric", "difference", "p", "p (Holm)")
+        heads = ("task", "training labels", "metric", "difference", "p", "p (Holm)")
         columns = ("paired difference", *heads, "smallest to be shown", "films")
         yield Table(columns=columns, rows=tuple(lines), caption=f"Comparisons; {CAPTION}")
         text = (
@@ -133,7 +146,7 @@ def comparison_blocks(opened: Opened) -> Iterator[Table | Prose]:
 def _told(value: float | None) -> str:
     if value is None:
         return "–"
-    return "< 0.001" if 0 <= value < 0.0005 else f"{value:.3f}"
+    return "<\N{NO-BREAK SPACE}0.001" if 0 <= value < 0.0005 else f"{value:.3f}"
 
 
 def slice_blocks(opened: Opened, *, shareable: bool) -> Iterator[Fold]:
@@ -141,7 +154,7 @@ def slice_blocks(opened: Opened, *, shareable: bool) -> Iterator[Fold]:
     lines: list[tuple[Cell, ...]] = [
         (
             f"{row['property']} {row['slice']}",
-            *(row["task"], share_text(row["fraction"]), row["label"]),
+            *(row["task"], _short(row["fraction"]), row["label"]),
             number_text([row], shareable=shareable),
             *(row["n"], row["n_pos"], row["n_subjects"]),
         )
@@ -149,7 +162,7 @@ def slice_blocks(opened: Opened, *, shareable: bool) -> Iterator[Fold]:
         if (row["draw"], row["head_seed"]) == FIRST
     ]
     if lines:
-        heads = ("task", "labels used", "label", "auroc", "films", "positive", "patients")
+        heads = ("task", "training labels", "label", "auroc", "films", "positive", "patients")
         table = Table(columns=("slice", *heads), rows=tuple(lines), caption=CAPTION)
         yield Fold(
             summary="Slices of the test split: AUROC by view, sex, age, origin", blocks=(table,)
@@ -170,7 +183,7 @@ def published_blocks(opened: Opened) -> Iterator[Table]:
         lines = tuple(
             (
                 *(row["method"], row["task"], row["metric"]),
-                f"{100 * row['fraction']:.4g} %" if row["fraction"] else None,
+                _short(row["fraction"]),
                 f"{row['value']:.1f}",
             )
             for row in found

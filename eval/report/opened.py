@@ -13,9 +13,15 @@ from ...contract import Access, Folders, InputError, UsageError
 from ...files import read_json
 from ...shards.manifest import ShardSet
 from ...train.logbook import read_metrics
-from ..statistics.kept import Kept
+from ..statistics.kept import TODO, Kept
 from ..statistics.written import FILE
 from ..table import CONTROLS, Row
+
+# of results.json, besides what every reader of it needs
+NEEDED = (
+    *("archive", "protocol", "norm", "access", "phantom", "dataset_digest", "encoder"),
+    *("overlap", "published", "notes", "label_source", "damaged"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,9 @@ class Opened:
     def of(cls, folder: Path, folders: Folders) -> Opened:
         """Read an evaluation; InputError when it is damaged or of an earlier version."""
         kept = Kept.open(folder)
+        if missing := [name for name in NEEDED if name not in kept.document]:
+            where = str(folder / "results.json")
+            raise InputError(f"the fields {', '.join(missing)} are missing", where=where, todo=TODO)
         path = folder / FILE
         return cls(
             kept=kept,
@@ -105,6 +114,11 @@ class RunFolder:
     def name(self) -> str:
         """Name of the run."""
         return self.folder.resolve().name
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is a run of `imitate train`, not weights from elsewhere."""
+        return (self.folder / "recipe.yaml").is_file()
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -47,10 +47,15 @@ def _shard_facts(shards: ShardSet | None) -> dict[str, Cell]:
     facts |= {f"{split} films": shards.card["splits"].get(split, 0) for split in SPLITS}
     facts |= {"protocol": ((prep.get("archive", {}).get("protocol") or {}).get("name"))}
     facts |= {name: _told(options.get(name)) for name in ("views", "size", "fit", "bits")}
-    facts |= {"grey levels": ", ".join(sorted(prep.get("counts", {}).get("norm", {}))) or None}
+    facts |= {"grey levels": grey_levels(shards)}
     if "partial" in prep:
         facts["archive complete"] = "no, a part of it" if prep["partial"] else "yes"
     return facts
+
+
+def grey_levels(shards: ShardSet) -> str | None:
+    """Return how the grey levels of a set were made; None where its card does not tell."""
+    return ", ".join(sorted(shards.card.get("prep", {}).get("counts", {}).get("norm", {}))) or None
 
 
 def _test_facts(opened: Opened) -> dict[str, Cell]:
@@ -81,9 +86,9 @@ def origin_section(run: RunFolder) -> Section:
             tone="quiet",
         ),
     ]
-    recipe = run.folder / "recipe.yaml"
-    if recipe.is_file():
-        told = tuple((key, str(value)) for key, value in leaves(read_yaml(recipe)))
+    if run.trained:
+        recipe = read_yaml(run.folder / "recipe.yaml")
+        told = tuple((key, str(value)) for key, value in leaves(recipe))
         table = Table(columns=("", ""), rows=told)  # with paths of this machine
         blocks.append(Fold(summary="Recipe", blocks=(table,), private=True))
     if versions := run.card.get("versions"):
@@ -147,7 +152,7 @@ def _evaluating(run: RunFolder, opened: Opened) -> Iterator[str]:
     calls: dict[tuple[str, ...], list[str]] = {}
     for task in opened.tasks:
         calls.setdefault(tuple(_cells_asked(opened, task)), []).append(task)
-    weights = ["--run", run.name] if run.card.get("recipe") else ["--encoder", "PATH"]
+    weights = ["--run", run.name] if run.trained else ["--encoder", "PATH"]
     norm = opened.document.get("norm")
     for options, tasks in calls.items():
         plain = (word for task in tasks for word in ("--task", task.removesuffix(AUGMENTED)))

@@ -6,10 +6,12 @@ Equal folders give equal bytes: commands as typed, times and machines are not in
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ... import __version__
+from ...contract import InputError
 from ...files import set_private
 from ...page import Block, Page, Prose, Section, write_page
 from ...prep.sheets.report import REPORT, SHAREABLE
@@ -24,7 +26,7 @@ from .numbers import (
     task_blocks,
 )
 from .opened import Opened, RunFolder
-from .origin import command_section, data_section, origin_section
+from .origin import command_section, data_section, grey_levels, origin_section
 
 
 def write_run_report(folder: Path, *, out: Path | None = None, shareable: bool = False) -> Path:
@@ -48,9 +50,17 @@ def write_run_report(folder: Path, *, out: Path | None = None, shareable: bool =
 
 
 def write_reports(evaluations: Sequence[Path]) -> list[Path]:
-    """Write the report of each run that these evaluations belong to."""
-    folders = dict.fromkeys(path.parents[1] for path in evaluations)
-    return [write_run_report(folder) for folder in folders]
+    """Write the report of each run that these evaluations belong to, and return their paths.
+
+    A run of which another evaluation is damaged, or of an earlier version, has none; that is said.
+    """
+    paths = []
+    for folder in dict.fromkeys(path.parents[1] for path in evaluations):
+        try:
+            paths.append(write_run_report(folder))
+        except InputError as error:
+            sys.stderr.write(f"no report of {folder.name}: {error}\n")
+    return paths
 
 
 def run_page(run: RunFolder, *, shareable: bool) -> Page:
@@ -94,7 +104,6 @@ def _headline(run: RunFolder) -> Iterator[tuple[str, int]]:
         if key in trained:
             yield name, int(trained[key])
     if run.evaluations:
-        yield "test sets", len(run.evaluations)
         yield "test films", sum(_films(each) for each in run.evaluations)
         yield "numbers", sum(len(each.rows) for each in run.evaluations)
 
@@ -105,12 +114,12 @@ def _films(opened: Opened) -> int:
 
 def _attention(run: RunFolder) -> Section:
     """Return what must be known before a number is read: overlaps, damage, single seeds."""
-    blocks = [block for each in run.evaluations for block in _remarks(each)]
+    blocks = [block for each in run.evaluations for block in _remarks(run, each)]
     calm = Prose(text="Nothing stands out.", tone="quiet")
     return Section(title="Worth a look", blocks=tuple(blocks) or (calm,))
 
 
-def _remarks(opened: Opened) -> Iterator[Prose]:
+def _remarks(run: RunFolder, opened: Opened) -> Iterator[Prose]:
     seen, document = opened.document["overlap"], opened.document
     trained = f"{opened.name} and the training set {seen['training_set']}"
     if seen["subjects"] is None:
@@ -122,6 +131,11 @@ def _remarks(opened: Opened) -> Iterator[Prose]:
         yield Prose(text=text, counts=counts, tone="fault")
     if known := seen.get("exposure"):
         yield Prose(text=f"{opened.name}: {Exposure(**known)}.", tone="note")
+    sets = [shards for shards in (run.training, opened.shards) if shards is not None]
+    levels = [told for shards in sets if (told := grey_levels(shards))]
+    if len(set(levels)) > 1 and not document["norm"]:
+        text = f"Grey levels differ: {levels[0]} in training, {levels[1]} in {opened.name}; "
+        yield Prose(text=f"{text}imitate eval --match-norm brings them nearer.", tone="note")
     if document["damaged"]:
         text = f"{opened.name}: damaged films that were left out: {{}}."
         yield Prose(text=text, counts=(len(document["damaged"]),), tone="fault")
