@@ -31,7 +31,6 @@ from bench_shards import (
     Row,
     at_least,
     decode,
-    encoded,
     film,
     medians,
     prepare,
@@ -40,6 +39,7 @@ from bench_shards import (
 from peer_writing import cost_of_writing, loose_samples
 from PIL import Image
 
+from imitate.prep.pixels.png import encode_png
 from imitate.shards.manifest import ShardSet
 from imitate.shards.order import permutation
 from imitate.shards.plan import ShardOptions
@@ -103,7 +103,7 @@ def own_work(shards: ShardSet, films: list[np.ndarray], folder: Path) -> Work:
     pixels = np.memmap(folder / "pixels", np.uint8, "w+", shape=(len(films), SIZE, SIZE))
     for i, pictures in enumerate(films):
         pixels[i] = pictures
-        (folder / f"{i}.png").write_bytes(encoded(pictures))
+        (folder / f"{i}.png").write_bytes(encode_png(pictures))
         (folder / f"{i}.json").write_text(json.dumps(texts[i]))
 
     def ours(turn: int) -> object:

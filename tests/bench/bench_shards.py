@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from imitate.contract import Folders
 from imitate.files import arrow_schema, blake3_file, blake3_hex, write_json, write_table
+from imitate.prep.pixels.png import encode_png
 from imitate.schema import MANIFEST, SCHEMA_VERSION, SHARD_MANIFEST, SHARDS
 from imitate.shards.manifest import HASHED, ShardSet, dataset_digest
 from imitate.shards.order import EpochPlan, Window, permutation
@@ -42,11 +43,6 @@ from imitate.shards.write import write_shards
 FILMS, SIZE, PART = 600, 256, 50  # a batch and a round are PART films, a shard at most
 ROUNDS = 48
 MIMIC = 400_000  # samples of the large manifest
-PNG = [
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
-]
 # loads what training reads of the manifest; prints seconds and the growth of memory in MB
 COLUMNS = """
 import sys, time
@@ -74,19 +70,13 @@ def film(number: int) -> np.ndarray:
     return np.clip(coarse + 8.5 * grain, 0, 255).astype(np.uint8)
 
 
-def encoded(pixels: np.ndarray) -> bytes:
-    done, data = cv2.imencode(".png", pixels, PNG)
-    assert done
-    return data.tobytes()
-
-
 def prepare(root: Path, films: list[np.ndarray]) -> None:
     """Write the films as a prepared set."""
     folder = Folders(root).prepared("films")
     (folder / "images").mkdir(parents=True)
     rows = []
     for number, pixels in enumerate(films):
-        png, key = encoded(pixels), f"film-{number:05d}"
+        png, key = encode_png(pixels), f"film-{number:05d}"
         (folder / "images" / f"{key}.png").write_bytes(png)
         text = f"Synthetic sentence number {number} of a synthetic report. " * 6
         row = dict.fromkeys(MANIFEST.names, "none") | {
@@ -272,7 +262,7 @@ def writing_work(root: Path) -> dict[str, Callable[[int], object]]:
 
 def bench_writing(root: Path, films: list[np.ndarray]) -> list[Row]:
     prepare(root, films)
-    encode = {"encode": lambda turn: [encoded(pixels) for pixels in films]}
+    encode = {"encode": lambda turn: [encode_png(pixels) for pixels in films]}
     cpu = medians(encode | writing_work(root), time.process_time, 7)
     written = cpu["shard"] - cpu["read"] - cpu["sha256"]
     return [
@@ -368,7 +358,7 @@ def bench_columns(folder: Path) -> list[Row]:
 
 def bench() -> list[Row]:
     films = [film(number) for number in range(FILMS)]
-    pngs = [encoded(pixels) for pixels in films]
+    pngs = [encode_png(pixels) for pixels in films]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         prepare(root, films)

@@ -26,6 +26,7 @@ from transformers import BertConfig, BertModel
 from imitate.contract import Folders
 from imitate.files import blake3_hex, write_json, write_table
 from imitate.options import FaultBudget
+from imitate.prep.pixels.png import encode_png
 from imitate.schema import MANIFEST
 from imitate.shards.plan import ShardOptions
 from imitate.shards.reader import ONE_IN_100_000, iterate
@@ -106,7 +107,7 @@ def write_films(root: Path, scale: Scale) -> None:
         rng = np.random.default_rng(number)
         coarse = cv2.resize(rng.normal(128, 60, (8, 8)), (scale.stored, scale.stored))
         pixels = np.clip(coarse + rng.normal(0, 5, coarse.shape), 0, 255).astype(np.uint8)
-        png, key = cv2.imencode(".png", pixels)[1].tobytes(), f"film-{number:05d}"
+        png, key = encode_png(pixels), f"film-{number:05d}"
         (folder / "images" / f"{key}.png").write_bytes(png)
         numbers = dict.fromkeys((f.name for f in MANIFEST.fields if f.type == "float64"), 1.0)
         sides = ("height", "width", "source_height", "source_width")
