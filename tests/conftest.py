@@ -1,6 +1,7 @@
 """What all tests share: one thread for torch, and the real data beside the repository."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data is not on this machine (../shared/data)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def keep_umask() -> Iterator[None]:
+    """Credentialed sets narrow the umask of the process; the next test has the usual one."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)

@@ -35,6 +35,7 @@ def section_row(number: int) -> dict[str, Any]:
         "sections": {"findings": "Clear.", "comparison": "None."},
         "spans": {"findings": [10, 16]},
         "section_source": "header",
+        "report_labels": {"Edema": 1.0},
     }
 
 

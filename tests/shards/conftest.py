@@ -1,9 +1,8 @@
 """A small prepared set, written as prep writes one."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +161,3 @@ def run(program: list[str], tmp_path: Path) -> Run:
         )
 
     return call
-
-
-@pytest.fixture(autouse=True)
-def keep_umask() -> Iterator[None]:
-    """Credentialed sets narrow the umask of the process; the next test starts with the old one."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)

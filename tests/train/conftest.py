@@ -1,7 +1,6 @@
 """A synthetic shard set, small enough to train on in a test, and the settings that fit it."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,11 +154,3 @@ def lasting(folder: Path) -> dict[str, object]:
 def lasting_part():
     """The function that returns all of a run folder that must always be the same."""
     return lasting
-
-
-@pytest.fixture
-def umask():
-    """Put the mask for new files back, which credentialed data narrows."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)

@@ -76,7 +76,7 @@ def imitate(tmp_path):
     return run
 
 
-def test_tiles_go_from_a_table_to_an_evaluation(repository, tmp_path, imitate, umask):
+def test_tiles_go_from_a_table_to_an_evaluation(repository, tmp_path, imitate):
     page = (repository / "docs" / "tutorials" / "other-modality.md").read_text()
     [recipe] = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
     (tmp_path / "tiles.yaml").write_text(recipe)

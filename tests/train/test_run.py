@@ -189,7 +189,7 @@ def test_a_damaged_sample_within_the_budget_is_named(tiny_root, tiny_recipe, mem
     assert key in (report.path / "log.txt").read_text()
 
 
-def test_credentialed_data_is_private(tmp_path, tiny_recipe, make_set, umask):
+def test_credentialed_data_is_private(tmp_path, tiny_recipe, make_set):
     make_set(tmp_path, "secret", access="credentialed")
     report = train(tmp_path, tiny_recipe, QUIET)
     assert json.loads((report.path / "card.json").read_text())["access"] == "credentialed"

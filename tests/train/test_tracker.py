@@ -132,7 +132,7 @@ def test_a_tracker_that_does_not_say_counts_as_online(tmp_path):
         choose_tracker(f"{tmp_path / 'mute.py'}:Mute", access="credentialed", allow_online=False)
 
 
-def test_a_refused_tracker_leaves_no_run(tmp_path, tiny_recipe, make_set, umask):
+def test_a_refused_tracker_leaves_no_run(tmp_path, tiny_recipe, make_set):
     make_set(tmp_path, "secret", access="credentialed")
     with pytest.raises(UsageError, match="restricted"):
         train(tmp_path, tiny_recipe, options(tracker(tmp_path, online=True)))
