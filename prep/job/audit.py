@@ -16,6 +16,7 @@ from ...work import Interrupts, Progress
 from ..download.checksums import verify
 from ..download.tree import readable
 from ..pixels.elements import is_dicom
+from ..pixels.ending import check_ending
 from ..pixels.picture import JPEG_MARK, LARGEST, PNG_MARK
 from ..record import Record
 from .plan import Job, unusable
@@ -86,7 +87,7 @@ def _faults(record: Record, job: Job) -> Iterator[str]:
     from ..reports.sections import decode_report
 
     path, place, report = record.root / record.source, job.assignment.reports, record.report
-    for check in (_first_bytes, lambda path: verify(path, job.expected.get(record.source))):
+    for check in (_plain_faults, lambda path: verify(path, job.expected.get(record.source))):
         try:
             check(path)
         except Reject as reject:
@@ -105,8 +106,8 @@ def _faults(record: Record, job: Job) -> Iterator[str]:
         yield reject.reason
 
 
-def _first_bytes(path: Path) -> None:
-    """Reject a file that is no picture by its size or first bytes."""
+def _plain_faults(path: Path) -> None:
+    """Reject a file that is no picture by its size or first bytes, or that is cut off."""
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
@@ -123,6 +124,7 @@ def _first_bytes(path: Path) -> None:
     if not (is_dicom(memoryview(head)) or head.startswith((PNG_MARK, JPEG_MARK))):
         raster = path.name.lower().endswith((".png", ".jpg", ".jpeg"))
         raise Reject("header_unreadable" if raster else "not_dicom")
+    check_ending(path)
 
 
 def _shared(records: Sequence[Record], job: Job) -> Iterator[Problem]:

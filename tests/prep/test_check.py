@@ -23,7 +23,7 @@ from imitate.schema import REJECTS
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive") / "mimic"
-    write_mimic(folder, studies=12, seed=5, size=32)
+    write_mimic(folder, studies=12, seed=5, size=32, anomalies=False)
     return folder
 
 
@@ -71,6 +71,14 @@ def test_nothing_wrong_is_exit_0(tree: Path, tmp_path: Path) -> None:
     problems, code = check(tree, tmp_path)
     assert code == 0
     assert all(problem["kind"] == "note" for problem in problems.values())
+
+
+def test_a_film_that_is_cut_off_is_named(tree: Path, tmp_path: Path) -> None:
+    film = pictures(tree)[0]
+    film.write_bytes(film.read_bytes()[:-200])
+    problems, code = check(tree, tmp_path)
+    assert code == 1
+    assert problems["truncated"]["count"] == 1
 
 
 def test_several_problems_are_named_at_once_with_counts_and_examples(
