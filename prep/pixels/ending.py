@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import struct
+from collections import deque
 from pathlib import Path
 
 import numpy as np
 
 from ...contract import Reject
-from .codecs.stream import DELIMITER, ITEM, has_end
+from .codecs.stream import has_end, items
 from .dicom import BIG, DEFLATED, IMPLICIT, SYNTAXES
 from .elements import UNDEFINED, is_dicom, quietly, read_header, transfer_syntax
-from .picture import JPEG_MARK, PNG_MARK
+from .picture import JPEG_MARK, PNG_MARK, png_orientation
 
 ROWS = 0x00280010  # any tag of the header, which is read as far as the pixel data
 TAIL = 4096  # bytes that are looked at for a JPEG's end marker
@@ -29,7 +29,7 @@ def check_ending(path: Path) -> None:
     if is_dicom(data):
         _check_dicom(data)
     elif data[: len(PNG_MARK)] == PNG_MARK:
-        _check_png(data)
+        png_orientation(data)  # which walks all chunks
     elif data[: len(JPEG_MARK)] == JPEG_MARK and not has_end(bytes(data[-TAIL:])):
         raise Reject("truncated", "the JPEG has no end marker")
 
@@ -48,30 +48,6 @@ def _check_dicom(data: memoryview) -> None:
         raise Reject("no_pixels")
     end = pixels.position + pixels.length
     if pixels.length == UNDEFINED:
-        _check_items(data, pixels.position)
+        deque(items(data[pixels.position :]), maxlen=0)  # walked, not kept
     elif end > len(data):
         raise Reject("truncated", "the pixel data is longer than the file")
-
-
-def _check_items(data: memoryview, position: int) -> None:
-    """Walk the fragments of encapsulated pixel data by their lengths."""
-    while position + 8 <= len(data):
-        group, element, length = struct.unpack_from("<HHI", data, position)
-        position += 8
-        tag = group << 16 | element
-        if tag == DELIMITER:
-            return
-        if tag != ITEM:
-            raise Reject("stream_mismatch", "the compressed pixel data is not made of items")
-        if length > len(data) - position:
-            raise Reject("truncated", "a fragment is longer than the file")
-        position += length
-
-
-def _check_png(data: memoryview) -> None:
-    position, kind = len(PNG_MARK), b""
-    while position + 12 <= len(data) and kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
-    if kind != b"IEND" or position > len(data):
-        raise Reject("truncated", "the PNG has no end")

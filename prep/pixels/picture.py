@@ -62,7 +62,7 @@ def read_film(path: Path, options: PixelOptions) -> tuple[Film, bool]:
         )
         return film, False
     if bytes(data[:8]) == PNG_MARK:
-        return _raster(data, _png_orientation(data)), True
+        return _raster(data, png_orientation(data)), True
     if bytes(data[:3]) == JPEG_MARK:
         return _jpeg(data, options), True
     raise _unknown(path, data)
@@ -121,7 +121,7 @@ def upright(gray_HW: np.ndarray, orientation: int) -> np.ndarray:
     return gray_HW[:, ::-1] if orientation in (2, 3, 6, 7) else gray_HW
 
 
-def _png_orientation(data: memoryview) -> int:
+def png_orientation(data: memoryview) -> int:
     """Walk a PNG's chunks: check size and end, return the EXIF orientation."""
     position, orientation, kind = 8, 1, b""
     while position + 12 <= len(data) and kind != b"IEND":

@@ -10,6 +10,7 @@ JPEG-LS frame headers), ITU-T T.800 A.5.1 (JPEG 2000 SIZ).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ....contract import Reject
@@ -37,25 +38,32 @@ def fragments(data: memoryview) -> bytes:
 
     `data` starts at the first item. Raises Reject truncated, multi_frame or stream_mismatch.
     """
-    parts: list[memoryview] = []
+    parts = list(items(data))
+    if len(parts) < 2:
+        raise Reject("truncated", "the pixel data has no fragment")
+    if len(parts[0]) > 4:
+        raise Reject("multi_frame", "the offset table lists several frames")
+    return b"".join(parts[1:])
+
+
+def items(data: memoryview) -> Iterator[memoryview]:
+    """Yield the items of encapsulated pixel data, the offset table first; nothing is copied.
+
+    `data` starts at the first item. Raises Reject truncated or stream_mismatch.
+    """
     position = 0
     while position + 8 <= len(data):
         group, element, length = struct.unpack_from("<HHI", data, position)
         position += 8
         tag = group << 16 | element
         if tag == DELIMITER:
-            break
+            return
         if tag != ITEM:
             raise Reject("stream_mismatch", "the compressed pixel data is not made of items")
         if length > len(data) - position:
             raise Reject("truncated", "a fragment is longer than the file")
-        parts.append(data[position : position + length])
+        yield data[position : position + length]
         position += length
-    if len(parts) < 2:
-        raise Reject("truncated", "the pixel data has no fragment")
-    if len(parts[0]) > 4:
-        raise Reject("multi_frame", "the offset table lists several frames")
-    return b"".join(parts[1:])
 
 
 def jpeg_facts(stream: bytes) -> StreamFacts | None:
