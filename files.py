@@ -156,6 +156,7 @@ def _types() -> dict[str, pa.DataType]:
         "map<string,list<int32>>": pa.map_(pa.string(), pa.list_(pa.int32())),
         "list<box>": pa.list_(box),
         "list<float64>": pa.list_(pa.float64()),
+        "list<string>": pa.list_(pa.string()),
     }
 
 

@@ -136,12 +136,13 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A contact sheet; it shows patients, so it is always private."""
+    """A contact sheet, `text` below its title; it shows patients, so it is always private."""
 
     kind: ClassVar[str] = "sheet"
     private: ClassVar[bool] = True
     title: str
     tiles: tuple[Tile, ...]
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

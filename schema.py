@@ -42,11 +42,7 @@ MANIFEST = _table(
     ("study_id", "string?", "study, null when the archive does not tell"),
     ("image_id", "string", "the archive's own id of the image"),
     ("view", "string?", "AP, PA, LATERAL, … or null"),
-    (
-        "view_source",
-        "string",
-        "origin of the view: metadata, procedure, table, header, none",
-    ),
+    ("view_source", "string", "origin of the view: metadata, procedure, table, header, none"),
     ("split", "string", "train, validate or test"),
     ("image", "string", "path of the PNG below the prepared set"),
     ("height", "int32", "rows of the PNG"),
@@ -179,13 +175,14 @@ REGIONS = _table(
     ("subject_id", "string?", "patient, null when the archive does not tell"),
     ("label", "string", "what is marked"),
     ("threshold_source", "string", "where the threshold was chosen"),
-    ("threshold", "float64", "probability from which a pixel is predicted"),
+    ("threshold", "float64", "probability, or margin, from which a pixel is predicted"),
     ("batch", "int32", "batch of the test split that the sample was in"),
-    ("height", "int32", "rows of the network's input"),
-    ("width", "int32", "columns of the network's input"),
+    ("height", "int32", "rows of the pictures that were measured"),
+    ("width", "int32", "columns of the pictures that were measured"),
     ("target_pixels", "int32", "pixels of the region"),
     ("predicted_pixels", "int32", "pixels of the predicted region"),
     ("common_pixels", "int32", "pixels of both"),
+    ("peak", "string?", "the highest place: centre or part in the region, or outside; else null"),
     ("runs", "string", "predicted region: pairs of offset and length, down the columns"),
     *_CELL,
 )
@@ -213,6 +210,7 @@ RETRIEVALS = _table(
     ("before", "int32", "candidates of another text before the nearest of the same"),
     ("same_share", "list<float64>", "share of the same text among the first 5, 10, 100"),
     ("finding_share", "list<float64>", "share of the same finding there; empty without findings"),
+    ("nearest", "list<string>", "keys of the first candidates, one of each distinct text or film"),
     *_CELL,
 )
 

@@ -24,7 +24,7 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
-    from .session import Outcome
+    from .results.outcome import Outcome
 
 WHAT = "What is measured"
 
@@ -40,7 +40,7 @@ Task = Annotated[
     list[str] | None,
     typer.Option(
         "--task",
-        help="linear, finetune, zeroshot, segment, detect, retrieve or all; again for "
+        help="linear, finetune, zeroshot, segment, detect, ground, retrieve or all; again for "
         "more. zeroshot and linear; of all sets, all.",
         rich_help_panel=WHAT,
     ),

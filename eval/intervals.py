@@ -90,7 +90,8 @@ def bootstrap(
                 settled,
                 metrics,
             )
-            value_BLM[:, label] = np.stack([values[name] for name in metrics], axis=1)
+            for m, name in enumerate(metrics):
+                value_BLM[:, label, m] = values[name]
         chunks.append(value_BLM)
     return np.concatenate(chunks)
 

@@ -1,4 +1,4 @@
-"""Dice and IoU of predicted regions: the numbers, their intervals, the threshold, the picture.
+"""Predicted regions: Dice and IoU, their intervals, the threshold, the picture.
 
 A film without a region has no overlap to measure, so each number comes in three forms:
 `dice` over the films that have a region; `dice-all` over all films, where one without a region
@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..prep.pixels.mask import draw_runs, runs_of
+from ..prep.record import Runs
 from .intervals import Units, interval, resamples
 from .metrics import MIN_CASES, Floats
 
@@ -44,17 +46,23 @@ def _share(above_N: Counts, below_N: Counts) -> Floats:
 
 
 MEASURES = {"dice": dice_of, "iou": iou_of}
+# of a film's highest place, the parts that must lie in its region, see REGIONS
+POINTING = {"pointing": ("centre",), "recall": ("centre", "part")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlaps:
-    """The pixels of each test film that are target, predicted, and both; its batch and subject."""
+    """The pixels of each test film that are target, predicted, and both; its batch and subject.
+
+    `values` gives a measure of each film: one of MEASURES, or POINTING.
+    """
 
     subjects: tuple[str | None, ...]
     batch: Counts
     target: Counts
     predicted: Counts
     common: Counts
+    peak: tuple[str | None, ...]
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> Overlaps:
@@ -70,10 +78,13 @@ class Overlaps:
             target=count("target_pixels"),
             predicted=count("predicted_pixels"),
             common=count("common_pixels"),
+            peak=tuple(row["peak"] for row in ordered),
         )
 
     def values(self, measure: str) -> Floats:
         """Return a measure of every film [N]."""
+        if measure in POINTING:
+            return np.array([peak in POINTING[measure] for peak in self.peak], dtype=np.float64)
         return MEASURES[measure](self.target, self.predicted, self.common)
 
 
@@ -83,18 +94,24 @@ def overlap_rows(overlaps: Overlaps, *, seed: int) -> Iterator[dict[str, Any]]:
     A mean over fewer than MIN_CASES films is empty. Intervals are bootstraps over subjects, or
     over films where subjects are unknown; the mean over batches has none.
     """
-    units = Units.of(overlaps.subjects)
-    marked_N = overlaps.target > 0
+    units, everyone_N = Units.of(overlaps.subjects), np.ones(len(overlaps.target), dtype=bool)
     for measure in MEASURES:
+        yield from mean_rows(overlaps, measure, seed=seed)
         value_N = overlaps.values(measure)
-        for name, member_N in ((measure, marked_N), (f"{measure}-all", np.ones_like(marked_N))):
-            known = _interval(value_N, member_N, units, seed=seed)
-            value = float(value_N[member_N].mean()) if known else None
-            yield _row(name, value, known, member_N, marked_N, units)
         means = [value_N[overlaps.batch == batch].mean() for batch in np.unique(overlaps.batch)]
-        everyone_N = np.ones_like(marked_N)
         batches = float(np.mean(means)) if len(value_N) >= MIN_CASES else None
+        marked_N = overlaps.target > 0
         yield _row(f"{measure}-batches", batches, None, everyone_N, marked_N, units)
+
+
+def mean_rows(overlaps: Overlaps, measure: str, *, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the mean of a measure over the films that have a region, and over all."""
+    units, marked_N = Units.of(overlaps.subjects), overlaps.target > 0
+    value_N = overlaps.values(measure)
+    for name, member_N in ((measure, marked_N), (f"{measure}-all", np.ones_like(marked_N))):
+        known = _interval(value_N, member_N, units, seed=seed)
+        value = float(value_N[member_N].mean()) if known else None
+        yield _row(name, value, known, member_N, marked_N, units)
 
 
 def _interval(
@@ -159,9 +176,48 @@ class Histogram:
         return max(best, 1) / BINS
 
 
-def outlined(picture_HW: npt.NDArray[np.uint8], target_HW: Pixels, predicted_HW: Pixels) -> bytes:
-    """Return a PNG of a film with its region outlined in green and the predicted one in orange."""
-    image_HWC = cv2.cvtColor(picture_HW, cv2.COLOR_GRAY2BGR)
+def region_row(target_HW: Pixels, predicted_HW: Pixels) -> dict[str, Any]:
+    """Return the columns of REGIONS that tell of a film's region and the predicted one."""
+    return {
+        "height": target_HW.shape[0],
+        "width": target_HW.shape[1],
+        "target_pixels": int(target_HW.sum()),
+        "predicted_pixels": int(predicted_HW.sum()),
+        "common_pixels": int((predicted_HW & target_HW).sum()),
+        "runs": runs_of(predicted_HW),
+    }
+
+
+def predicted_region(row: Mapping[str, Any]) -> Pixels:
+    """Return the predicted region [H, W] of a row of REGIONS."""
+    runs = (row["runs"],) if row["runs"] else ()
+    drawn = draw_runs(Runs(rows=runs, height=row["height"], width=row["width"]))
+    return np.asarray(drawn, dtype=bool)
+
+
+def examples(rows: Sequence[Mapping[str, Any]], *, most: int) -> Iterator[tuple[str, str, Pixels]]:
+    """Yield key, words and predicted region of films with a region, the worst to the best.
+
+    They are spread evenly over the Dice at the first threshold of the rows.
+    """
+    source = rows[0]["threshold_source"]
+    marked = [row for row in rows if row["target_pixels"] and row["threshold_source"] == source]
+    marked.sort(key=lambda row: str(row["key"]))
+    dice_N = Overlaps.of(marked).values("dice")
+    order = np.argsort(dice_N, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(np.int64)
+    for place in order[places].tolist():
+        row = marked[place]
+        yield str(row["key"]), f"Dice {dice_N[place]:.2f}", predicted_region(row)
+
+
+def outlined(picture: npt.NDArray[np.uint8], target_HW: Pixels, predicted_HW: Pixels) -> bytes:
+    """Return a PNG of a film with its region outlined in green and the predicted one in orange.
+
+    The film is grey [H, W], or has colours already [H, W, 3].
+    """
+    grey = picture.ndim == 2
+    image_HWC = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if grey else picture.copy()
     for name, region_HW in (("target", target_HW), ("predicted", predicted_HW)):
         outlines, _ = cv2.findContours(
             region_HW.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE

@@ -1,10 +1,11 @@
-"""Metrics of a binary label, weighted, for many weightings of the same samples at once.
+"""Metrics of labels, weighted, for many weightings of the same samples at once.
 
 Axes: N samples (P of them present, M absent), C channels, L labels, G distinct scores, B
 weightings (one of ones gives the metric itself; those of the bootstrap its spread).
 Every function returns one value a weighting, NaN where the weighting leaves it undefined.
 Definitions as in scikit-learn: ties count half in AUROC; AUPRC is the average precision, the sum
-over thresholds of precision times the gain in recall.
+over thresholds of precision times the gain in recall. All are of one binary label but `top1`, which
+is of all labels together, where exactly one of them is present.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ METRICS = (
     *("auroc", "auprc", "accuracy", "f1"),
     *("sensitivity@90", "specificity@90", "brier", "ece"),
 )
+TOP1 = "top1"  # metric of classes, of which each sample has exactly one
 DECIDED = ("accuracy", "f1")  # metrics at a threshold that has the best F1
 LIMITED = ("sensitivity@90", "specificity@90")  # metrics at the limit of false alarms
 SPECIFICITY = 0.9  # share of the negatives of validation below that limit
@@ -127,6 +129,18 @@ def f1(target_N: Floats, score_N: Floats, weight_BN: Floats, *, threshold: float
     predicted_N = (score_N >= threshold).astype(np.float64)
     true_B = weight_BN @ (predicted_N * target_N)
     return _ratio(2 * true_B, weight_BN @ (predicted_N + target_N))
+
+
+def top1(target_NL: Floats, score_NL: Floats, weight_BN: Floats) -> Floats:
+    """Return the share [B] of samples whose class, the label that is present, has the top score.
+
+    Where k classes tie at the top and the sample's is among them it counts 1/k, as an order drawn
+    at random would have it. A label with a NaN score is never at the top.
+    """
+    score_NL = np.where(np.isnan(score_NL), -np.inf, score_NL)
+    top_NL = score_NL == score_NL.max(axis=1, keepdims=True)
+    right_N = (top_NL & (target_NL == 1)).sum(axis=1) / top_NL.sum(axis=1)
+    return _ratio(weight_BN @ right_N, weight_BN.sum(axis=1))
 
 
 def sensitivity(target_N: Floats, score_N: Floats, weight_BN: Floats, *, limit: float) -> Floats:

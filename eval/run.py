@@ -7,7 +7,8 @@
         features/<state>/*.npy                           what the encoders say of every picture
 
 `state` is a digest of what all cells, or all features, depend on: data, encoder and version, and
-below it what the cells of a task depend on. What belongs to another state is removed.
+below it what the cells of a task depend on. What belongs to another state is removed. A second
+reading of a set has a folder of its own beside that of the first, and takes the features there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from .. import __version__
 from ..contract import UsageError
-from ..files import digest_of
+from ..files import digest_of, safe_name
 from ..train.bound import pick_device
 from ..work import Interrupts, alone
 from .encoders.crew import Crew
@@ -53,7 +54,8 @@ class Evaluation:
         self.source, self.tests, self.folder, self.options = source, tests, folder, options
         self.crew = crew or Crew()
         seen = [tests.identity, source.digest]
-        self.features = folder / "features" / digest_of(seen)[:16]
+        self.home = folder.with_name(safe_name(tests.shards.name)) if tests.reading else folder
+        self.features = self.home / "features" / digest_of(seen)[:16]
         self.settings = {name: read_setting(tests.protocol, name, tests.archive) for name in TASKS}
         self.record = Record(
             folder,
@@ -72,7 +74,7 @@ class Evaluation:
         no other column that tells one control's predictions from another's. Raises UsageError
         when nothing of what is asked can be done.
         """
-        reasons = {name: self._why_not(TASKS[name]) for name in self.options.tasks}
+        reasons = self._reasons()
         tasks = [TASKS[name] for name, reason in reasons.items() if reason is None]
         if not tasks:
             why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -89,6 +91,15 @@ class Evaluation:
             for cell in cells:
                 if cell.task == "linear" and cell.encoder not in CONTROLS:
                     yield replace(cell, encoder=NO_PIXELS, run_digest=DIGEST, pretrain_seed=None)
+
+    @property
+    def possible(self) -> bool:
+        """Whether any of what is asked can be done."""
+        return None in self._reasons().values()
+
+    def _reasons(self) -> dict[str, str | None]:
+        """Return why each task asked for cannot be done; None of one that can."""
+        return {name: self._why_not(TASKS[name]) for name in self.options.tasks}
 
     def _why_not(self, task: Task) -> str | None:
         if self.settings[task.name] is None:
@@ -123,7 +134,7 @@ class Evaluation:
         """
         crew, wanted = self.crew, self.cells()
         doing = "evaluating this encoder on this set"
-        with alone(self.folder, doing) if crew.first else contextlib.nullcontext():
+        with alone(self.home, doing) if crew.first else contextlib.nullcontext():
             if crew.first:
                 forget_others(self.features)
                 self.record.forget_others()
@@ -133,7 +144,9 @@ class Evaluation:
             self._do_all(missing, interrupts)
             crew.meet()
             known = {
-                "dataset": self.tests.shards.name,
+                "dataset": self.tests.name,
+                "reading": self.tests.reading,
+                "shards": self.tests.shards.name,
                 "dataset_digest": self.tests.shards.digest,
                 "protocol": self.tests.protocol,
                 "norm": self.tests.norm,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ from .encoders.crew import Crew
 from .encoders.encoder import SUPERVISED, OurModel, Source
 from .encoders.foreign import parse_encoder
 from .encoders.matched import check_matchable
+from .results.outcome import Outcome
 from .results.papers import write_tables
 from .retrieval.queries import has_five_by_200, read_queries
 from .run import Evaluation
-from .statistics.lines import statistics_text
 from .statistics.published import comparable
 from .statistics.written import write_statistics
-from .table import render
+from .tasks.registry import OF_LABELS
 from .tasks.retrieve import Retrieve
 from .tasks.task import EvalOptions
-from .testset import CLEAN, TestSet, open_testset, prepared_under
+from .testset import CLEAN, TestSet, open_readings, prepared_under
 
 ALL = "all"  # every prepared set
 
@@ -51,48 +51,6 @@ class Request:
     budget: FaultBudget
     quiet: bool
     options: EvalOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of it: the content of each results.json, and where each lies.
-
-    `tables` are the files of the tables over all sets, where all were evaluated.
-    """
-
-    dataset: str
-    documents: Sequence[Mapping[str, Any]]
-    paths: Sequence[Path]
-    samples: int
-    tables: Sequence[Path] = ()
-
-    def as_text(self) -> str:
-        """Return the tables, and where everything is."""
-        parts = [
-            f"{render(document)}\n{statistics_text(document, path)}"
-            f"results and predictions: {path}\n"
-            for document, path in zip(self.documents, self.paths, strict=True)
-        ]
-        return "\n".join([*parts, *(f"table of all sets: {path}" for path in self.tables)])
-
-    @property
-    def damaged(self) -> list[str]:
-        """Keys of the samples that were left out because they are damaged."""
-        return sorted({key for document in self.documents for key in document["damaged"]})
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the one document of `--json`: the rows of every encoder and set together."""
-        documents = self.documents
-        return {
-            "dataset": self.dataset,
-            "protocols": sorted({document["protocol"] for document in documents}),
-            "phantom": any(document["phantom"] for document in documents),
-            "encoders": list(dict.fromkeys(doc["encoder"]["name"] for doc in documents)),
-            "paths": [str(path) for path in self.paths],
-            "tables": [str(path) for path in self.tables],
-            "damaged": len(self.damaged),
-            "rows": [row for document in documents for row in document["rows"]],
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,37 +97,57 @@ def evaluate_set(request: Request, interrupts: Interrupts, crew: Crew) -> Outcom
 def _on_set(
     request: Request, asked: Sequence[_Asked], interrupts: Interrupts, crew: Crew
 ) -> Outcome:
-    """Evaluate every encoder asked for on one set."""
+    """Evaluate every encoder asked for on one set, then on its second reading if it has one."""
     with crew.first_before():
         opened = _shards(request, interrupts)
-    tests = open_testset(opened)
-    if request.protocol not in (None, tests.protocol):
+    first, *others = open_readings(opened)
+    if request.protocol not in (None, first.protocol):
         raise UsageError(
-            f"{tests.shards.name} was prepared under the protocol {tests.protocol}, not "
+            f"{opened.name} was prepared under the protocol {first.protocol}, not "
             f"{request.protocol}"
         )
-    documents, paths = [], []
+    found = _on_reading(request, first, asked, interrupts, crew)
+    tasks = tuple(task.name for task in OF_LABELS if task.name in request.options.tasks)
+    # what stderr says of a set holds for all its readings
+    again = replace(request, quiet=True, options=replace(request.options, tasks=tasks))
+    for tests in others if tasks else ():
+        found |= _on_reading(again, tests, asked, interrupts, crew)
+    return Outcome(
+        dataset=safe_name(opened.name),
+        documents=list(found.values()),
+        paths=list(found),
+        samples=sum(len(films) for films in first.films.values()),
+    )
+
+
+def _on_reading(
+    request: Request, tests: TestSet, asked: Sequence[_Asked], interrupts: Interrupts, crew: Crew
+) -> dict[Path, dict[str, Any]]:
+    """Evaluate the encoders on one reading of a set; return what each results.json holds.
+
+    An encoder that cannot be measured on a second reading is left out there.
+    """
+    found = {}
     for each in asked:
         _set_private(tests, each)
-        folder = each.folder / "eval" / safe_name(tests.shards.name)
+        folder = each.folder / "eval" / safe_name(tests.name)
         matched, facts = _facts(request, tests, each, crew)
         if not request.resume and crew.first:
             shutil.rmtree(folder, ignore_errors=True)
         crew.meet()
         options = _unseen(request, tests, each, crew)
         evaluation = Evaluation(each.source, matched, folder, options, crew)
+        if tests.reading and not evaluation.possible:
+            continue
         try:
-            documents.append(evaluation.run(facts, interrupts))
+            found[folder] = evaluation.run(facts, interrupts)
         except Stopped as stopped:
             # the command that goes on must not start anew
             stopped.todo = stopped.todo.replace(" --no-resume", "")
             raise
-        paths.append(folder)
-    if crew.first:
-        write_statistics(paths, tests)
-    samples = sum(len(films) for films in tests.films.values())
-    name = safe_name(tests.shards.name)
-    return Outcome(dataset=name, documents=documents, paths=paths, samples=samples)
+    if crew.first and found:
+        write_statistics(list(found), tests)
+    return found
 
 
 def choose_set(root: Path, name: str, protocol: str | None) -> str:

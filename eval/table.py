@@ -49,17 +49,24 @@ class Cell:
 
 
 def result_rows(
-    tests: TestSet, cell: Cell, scored: Scored, *, seed: int, sources: Sequence[str] = (VALIDATE,)
+    tests: TestSet,
+    cell: Cell,
+    scored: Scored,
+    *,
+    seed: int,
+    sources: Sequence[str] = (VALIDATE,),
+    exclusive: bool = False,
 ) -> list[Row]:
     """Return one row of RESULTS a number: each metric of each label, then the macro means.
 
-    `sources` are those of the thresholds of accuracy and F1, see `answer_rows`.
+    `sources` are those of the thresholds of accuracy and F1, see `answer_rows`; with `exclusive`
+    the labels are classes, and top-1 accuracy is among the numbers.
     """
     keys, subjects = (tests.of(column, tests.test) for column in ("key", "subject_id"))
     samples = [(str(key), subject) for key, subject in zip(keys, subjects, strict=True)]
     found = tests.test.targets, scored.scores
-    answers = Answers.of(tests.labels, samples, *found, scored.settled)
-    common = {"dataset": tests.shards.name} | asdict(cell)
+    answers = Answers.of(tests.labels, samples, *found, scored.settled, exclusive=exclusive)
+    common = {"dataset": tests.name} | asdict(cell)
     rows = answer_rows(answers, common, seed=seed, sources=sources)
     return [{column: row[column] for column in RESULTS.names} for row in rows]
 

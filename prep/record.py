@@ -10,6 +10,8 @@ from typing import Any
 from ..contract import Access, key_of
 from .download.reports import ReportPlace
 
+RADIOLOGIST = " (radiologist)"  # ends the name of a label that was read beside an automatic one
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
@@ -90,7 +92,8 @@ class Record:
     or its text or sections, or None when there is no report. `view_source` is `header` when the
     view is only known from the DICOM header. `mask` is None when nothing is marked; a mask file is
     a PNG or JPEG as large as the original. `metadata` may hold sex, age, origin and also. `target`
-    replaces the default place of the PNG, `alias` the source's path in all tables.
+    replaces the default place of the PNG, `alias` the source's path in all tables. A label that a
+    radiologist gave beside an automatic one has its name and `RADIOLOGIST`.
     """
 
     image_id: str | None

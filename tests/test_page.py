@@ -76,7 +76,9 @@ EVERYTHING: tuple[Block, ...] = (
     Table(columns=("id",), rows=(("secret-id",),), private=True),
     Charts(histograms=(Histogram(title="h", unit="mm", labels=("0", "1"), counts=(4, 40)),)),
     Sheet(
-        title="films", tiles=(Tile(pictures=(("before", PICTURE), ("", "")), caption=("key9",)),)
+        title="films",
+        text="words of films",
+        tiles=(Tile(pictures=(("before", PICTURE), ("", "")), caption=("key9",)),),
     ),
     Fold(
         summary="more", blocks=(Prose(text="inner words"), Prose(text="buried words", private=True))
@@ -94,6 +96,7 @@ def test_every_block_is_shown_and_every_tag_is_closed() -> None:
         "patient seven",
         "secret-id",
         "key9",
+        "<p>words of films</p>",
         "inner words",
         "buried words",
     ):
@@ -121,7 +124,7 @@ def test_no_text_can_become_markup(text: str) -> None:
             Prose(text=text),
             Table(columns=(text,), rows=((text,),), caption=text),
             Charts(histograms=(Histogram(title=text, unit=text, labels=(text,), counts=(1,)),)),
-            Sheet(title=text, tiles=(tile,)),
+            Sheet(title=text, text=text, tiles=(tile,)),
             Fold(summary=text, blocks=(Prose(text=text),)),
         )
     )
@@ -132,7 +135,7 @@ def test_no_text_can_become_markup(text: str) -> None:
 
 def test_a_shareable_page_leaves_private_blocks_out_wherever_they_are() -> None:
     html = render_page(page(*EVERYTHING, shareable=True))
-    for text in ("patient seven", "secret-id", "key9", "buried words", PICTURE, "<img"):
+    for text in ("patient seven", "secret-id", "key9", "of films", "buried words", PICTURE, "<img"):
         assert text not in html
     assert "inner words" in html
     assert "&lt;10 of 120 rows" in html

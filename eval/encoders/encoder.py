@@ -3,7 +3,8 @@
 A `Source` names weights without loading them. The control has the same architecture and the same
 text encoder, with newly drawn weights.
 
-Axes: B images, H rows, W columns, C channels of a feature, D joint embedding.
+Axes: B images, H rows, W columns, h and w those of the last level, C channels of a feature, D joint
+embedding.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Encoder:
     `network` is the image network for heads and fine-tuning, in eval mode: it takes normalised
     pictures [B, C, H, W] of any size (`image` says how it was fed, see `normalise`), and gives its
     maps by level, the coarsest last; `network.channels` names the levels and their channels.
+    `embed_places` gives embeddings [B, h, w, D] of the places of whole pictures [B, H, W].
     """
 
     features: Forward
@@ -47,6 +49,7 @@ class Encoder:
     image: ImageConfig
     embed_images: Forward | None = None
     embed_texts: Embed | None = None
+    embed_places: Callable[[Tensor], npt.NDArray[np.float32]] | None = None
 
 
 class HubNetwork(nn.Module):
@@ -74,6 +77,7 @@ class Source(abc.ABC):
     digest: str
     seed: int | None = None
     reads_text: bool = False
+    embeds_places: bool = False
     access: Access = "open"
     image: Mapping[str, Any]  # size, resize, channels, mean and std of what the network sees
 
@@ -105,6 +109,8 @@ class OurModel(Source):
             self.name = name + (SUPERVISED if card.get("supervision") == "labels" else "")
             self.image = told["model"]["image"]
             self.reads_text = told["text"] is not None
+            embedding = told["model"]["embedding"]
+            self.embeds_places = self.reads_text and not told["model"]["branches"][embedding]
         except (AttributeError, KeyError, TypeError):
             raise InputError("the model folder is damaged", where=str(folder)) from None
         self.digest = digest_of([told, blake3_file(existing(folder / "model.safetensors"))])
@@ -127,6 +133,9 @@ def _ours(loaded: LoadedModel, device: str) -> Encoder:
     def numbers(embed: Callable[[Tensor], Tensor]) -> Forward:
         return lambda images: embed(torch.from_numpy(images).to(device)).cpu().numpy()
 
+    def places(picture_BHW: Tensor) -> npt.NDArray[np.float32]:
+        return loaded.model.embed_places(picture_BHW.to(device)).float().cpu().numpy()
+
     pictures = Encoder(
         features=numbers(loaded.features),
         network=whole_batches(loaded.model.backbone),
@@ -138,6 +147,7 @@ def _ours(loaded: LoadedModel, device: str) -> Encoder:
         pictures,
         embed_images=numbers(loaded.embed_images),
         embed_texts=lambda texts: loaded.embed_texts(list(texts)).cpu().double().numpy(),
+        embed_places=places if loaded.model.embeds_places else None,
     )
 
 

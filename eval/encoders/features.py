@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,24 @@ class Pictures:
     @cached_property
     def features(self) -> Features:
         """Pooled features of every split."""
-        return self._all("features", self._labelled("train", "validate", "test"))
+        return self._labelled("features", "train", "validate", "test")
 
     @cached_property
     def embeddings(self) -> Features:
         """Embeddings of the splits that zero-shot classification needs."""
-        return self._all("embeddings", self._labelled("validate", "test"))
+        return self._labelled("embeddings", "validate", "test")
 
     @cached_property
     def paired(self) -> Features:
         """Embeddings of the films that retrieval looks for, labelled or not."""
         return self._all("paired", read_queries(self.tests).ordinals)
 
-    def _labelled(self, *splits: str) -> Ordinals:
-        return np.sort(np.concatenate([self.tests.splits[s].ordinals for s in splits]))
+    def _labelled(self, kind: str, *splits: str) -> Features:
+        """Return what all readings of a set share; damaged are only films of this one."""
+        ordinals = [self.tests.pictured[split] for split in splits]
+        found = self._all(kind, np.sort(np.concatenate(ordinals)))
+        own = {int(i) for split in splits for i in self.tests.splits[split].ordinals}
+        return replace(found, damaged=found.damaged & own)
 
     def _all(self, kind: str, ordinal_N: Ordinals) -> Features:
         inputs = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,8 +119,12 @@ def shape_of(setting: Mapping[str, Any], reader: ShardReader, rows: Ordinals) ->
     multiple of COARSEST.
     """
     size = setting.get("size")
-    stored = (size, size) if size else reader.empty(rows[:1]).shape[1:]
-    height, width = (max(1, round(side / COARSEST)) * COARSEST for side in stored)
+    return in_strides(*((size, size) if size else reader.empty(rows[:1]).shape[1:]))
+
+
+def in_strides(*sides: float) -> Shape:
+    """Return rows and columns as the nearest multiples of COARSEST, once at least."""
+    height, width = (max(1, round(side / COARSEST)) * COARSEST for side in sides)
     return height, width
 
 
@@ -186,6 +190,18 @@ class Films:
         H, W = self.shape
         areas = {name: (H // stride) * (W // stride) for name, stride in STRIDES.items()}
         return 4 * count * sum(C * areas[name] for name, C in self.maps.channels.items())
+
+
+def films_of(make: Callable[[], Films]) -> Callable[[], Films]:
+    """Return what makes films for each lesson: anew, or once where the encoder is frozen."""
+    made: list[Films] = []
+
+    def films() -> Films:
+        if not made or made[0].maps.mode != "frozen":
+            made[:] = [make()]
+        return made[0]
+
+    return films
 
 
 def in_batches(rows: Ordinals, batch: int) -> list[Ordinals]:

@@ -63,6 +63,7 @@ class Classifier(nn.Module):
 class Labelling(Lesson):
     """Train a classifier on labelled samples; NaN targets do not count.
 
+    With `exclusive`, each sample has exactly one label that is present, and the head is a softmax.
     `monitor` is what is judged on validation: the mean `loss` over all labels, or the macro
     `auroc`. Without validation samples every epoch is judged 0, so the first would be best:
     the number of epochs cannot be chosen, and the last one is taken.
@@ -76,13 +77,14 @@ class Labelling(Lesson):
     validate: Samples
     monitor: str
     device: torch.device
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         self.module.to(self.device)
         self._judged = 0
 
     def losses(self, batches: Sequence[Ordinals], epoch: int) -> Iterator[Tensor]:
-        """Yield the mean cross-entropy of each batch over its known labels."""
+        """Yield the mean cross-entropy of each batch, over its known labels or its films."""
         self.module.train()
         varied = self.stock.varied(batches, self.image, self.augment, epoch=epoch)
         for taken, image_BSS in varied:
@@ -90,7 +92,7 @@ class Labelling(Lesson):
             target_BL = torch.from_numpy(self.train.targets[place_B]).float().to(self.device)
             with self._precision():
                 logit_BL = self.module(self._input(image_BSS))
-            yield cross_entropy(logit_BL.float(), target_BL)
+            yield self._loss(logit_BL.float(), target_BL)
 
     @torch.no_grad()
     def judge(self) -> float:
@@ -98,21 +100,33 @@ class Labelling(Lesson):
         if not len(self.validate.ordinals):
             self._judged -= 1
             return float(self._judged)
-        logit_NL = self.logits(self.validate.ordinals)
+        logit_NL = self._logits(self.validate.ordinals)
         if self.monitor == "auroc":
-            return -macro_auroc(self.validate.targets, logit_NL)
-        target_NL = torch.from_numpy(self.validate.targets)
-        return float(cross_entropy(torch.from_numpy(logit_NL), target_NL))
+            return -macro_auroc(self.validate.targets, self._shares(logit_NL).numpy())
+        return float(self._loss(logit_NL, torch.from_numpy(self.validate.targets)))
+
+    def scores(self, ordinals: Ordinals) -> Floats:
+        """Return the probabilities [N, L] of sound samples, by their centres."""
+        score_NL: Floats = self._shares(self._logits(ordinals)).numpy()
+        return score_NL
 
     @torch.no_grad()
-    def logits(self, ordinals: Ordinals) -> Floats:
-        """Return the logits [N, L] of sound samples, by their centres."""
+    def _logits(self, ordinals: Ordinals) -> Tensor:
+        """Return the logits [N, L] in float64."""
         self.module.eval()
         parts = []
         for image_BSS in self.stock.plain(ordinals, self.image):
             with self._precision():
-                parts.append(self.module(self._input(image_BSS)).double().cpu().numpy())
-        return np.concatenate(parts)
+                parts.append(self.module(self._input(image_BSS)).double().cpu())
+        return torch.cat(parts)
+
+    def _shares(self, logit_NL: Tensor) -> Tensor:
+        return logit_NL.softmax(dim=1) if self.exclusive else logit_NL.sigmoid()
+
+    def _loss(self, logit_NL: Tensor, target_NL: Tensor) -> Tensor:
+        if self.exclusive:
+            return F.cross_entropy(logit_NL, target_NL)
+        return cross_entropy(logit_NL, target_NL)
 
     def _input(self, image_BSS: npt.NDArray[np.uint8]) -> Tensor:
         return normalise(torch.from_numpy(image_BSS).to(self.device), self.image)

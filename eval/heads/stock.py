@@ -80,10 +80,10 @@ class Stock:
         parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
         yield from ahead(make, parts, workers=self.workers)
 
-    def sound(self, rows: Ordinals) -> Ordinals:
+    def sound(self, rows: Ordinals, *, without: frozenset[int] = frozenset()) -> Ordinals:
         """Return the samples whose pictures are whole; each is read once to know.
 
-        Raises InputError when none is.
+        Those of `without` are known to be damaged otherwise. Raises InputError when none is whole.
         """
 
         def good(ordinal: int) -> bool:
@@ -93,15 +93,16 @@ class Stock:
                 return False
             return True
 
-        kept = list(ahead(good, [int(i) for i in rows], workers=self.workers))
-        self._damaged.update(int(i) for i, whole in zip(rows, kept, strict=True) if not whole)
+        left = rows[~np.isin(rows, sorted(without))]
+        kept = list(ahead(good, [int(i) for i in left], workers=self.workers))
+        self._damaged.update(int(i) for i, whole in zip(left, kept, strict=True) if not whole)
         if len(rows) and not any(kept):
             raise InputError(
-                f"all of {len(rows)} pictures are damaged",
+                f"all of {len(rows)} samples of a split are damaged",
                 where=self.reader.shards.name,
                 todo="`imitate verify` names every damaged sample",
             )
-        return np.asarray(rows[np.array(kept, dtype=bool)])
+        return np.asarray(left[np.array(kept, dtype=bool)])
 
 
 def ahead(make: Callable[[Item], Made], items: Sequence[Item], *, workers: int) -> Iterator[Made]:

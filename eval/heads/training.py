@@ -8,10 +8,10 @@ was, from a file written after each epoch.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -73,6 +73,11 @@ class Curve:
         """The first epoch that was judged best."""
         return int(np.argmin(np.nan_to_num(self.judged, nan=np.inf)))
 
+    @property
+    def least(self) -> float:
+        """How the best epoch was judged; infinity where none could be."""
+        return float(np.nan_to_num(self.judged, nan=np.inf).min())
+
     def ends(self, schedule: Schedule) -> bool:
         """Tell whether the training is over."""
         done = len(self.judged)
@@ -115,6 +120,68 @@ def fit(
             bar.advance(note=f"loss {loss:.4f}, validation {curve.judged[-1]:.4f}")
     module.load_state_dict(best)
     return curve
+
+
+Taught = TypeVar("Taught", bound=Lesson)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Generic[Taught]):
+    """A lesson that was learned, at which learning rate, and how that went."""
+
+    lesson: Taught
+    curve: Curve
+    lr: float
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What results.json tells of it."""
+        return {
+            "lr": self.lr,
+            "epochs": len(self.curve.judged),
+            "best_epoch": self.curve.best + 1,
+            "losses": list(self.curve.losses),
+            "judged": list(self.curve.judged),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """How every lesson of a cell is trained: the seed, where its state is kept, who watches."""
+
+    seed: int
+    folder: Path
+    interrupts: Interrupts
+    progress: str
+
+    def best(
+        self, setting: Mapping[str, Any], rows: Ordinals, lesson: Callable[[Schedule], Taught]
+    ) -> Training[Taught]:
+        """Train a lesson with each learning rate of a setting; return what validation judges best.
+
+        The first at a tie.
+        """
+        rates = setting["lr"] if isinstance(setting["lr"], list) else [setting["lr"]]
+        best: Training[Taught] | None = None
+        for rate in rates:
+            schedule = Schedule.of(setting, lr=rate)
+            trained = Training(
+                lesson=(one := lesson(schedule)),
+                curve=fit(
+                    one,
+                    rows,
+                    schedule,
+                    seed=self.seed,
+                    folder=self.folder / f"lr-{rate:g}",
+                    interrupts=self.interrupts,
+                    progress=self.progress,
+                ),
+                lr=rate,
+            )
+            if best is None or trained.curve.least < best.curve.least:
+                best = trained
+        assert best is not None  # a setting names a rate
+        return best
 
 
 def batches_of(rows: Ordinals, batch: int, *, seed: int, epoch: int) -> list[Ordinals]:

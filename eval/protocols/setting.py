@@ -2,6 +2,7 @@
 
 One YAML file a protocol, beside this module; how each splits an archive lies in `prep/protocols`.
 
+    datasets: {<archive>: {…}}      what holds for an archive in every task
     tasks:
       <task>:
         <key>: <value>              what holds for every archive
@@ -23,10 +24,11 @@ Setting = Mapping[str, Any]
 
 def read_setting(protocol: str, task: str, archive: str) -> Setting | None:
     """Return what a protocol says of a task on an archive; None if it does not know the task."""
-    tasks = _read(protocol)["tasks"]
+    tree = _read(protocol)
+    tasks, of_archive = tree["tasks"], tree.get("datasets", {}).get(archive, {})
     if task not in tasks:
         return None
-    told: dict[str, Any] = dict(tasks[task] or {})
+    told: dict[str, Any] = dict(tasks[task] or {}) | of_archive
     own: dict[str, Any] = told.pop("datasets", {}).get(archive, {})
     return told | own
 

@@ -5,7 +5,7 @@ Axes: N test films, L labels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ import cv2
 import numpy as np
 
 from ...contract import InputError
-from ...files import read_rows
 from ...page import Prose, Sheet, Tile
 from ...prep.sheets.films import small_picture
-from ...schema import REGIONS
 from ...shards.manifest import ShardSet
 from ...shards.reader import ShardReader
 from ..encoders.features import to_bytes
@@ -28,8 +26,10 @@ from .opened import Opened
 
 SHOWN = 6  # wrong films shown of each kind
 DRAWN = {
+    "zeroshot": "tinted where a place lies nearer to the label's prompts",
     "segment": "its region green, the predicted one orange",
     "detect": "its boxes green, the predicted ones orange",
+    "ground": "its region green, the predicted one orange, tinted where prompts lie nearer",
 }
 
 
@@ -39,25 +39,11 @@ def overlay_sheets(opened: Opened, task: str) -> Iterator[Sheet]:
         if not told.get("overlays"):
             continue
         folder = opened.kept.folder / task / Cell(**told["cell"]).name
-        dice = _dice(opened.kept.folder / "regions.parquet", told["cell"])
         tiles = tuple(
-            Tile(
-                pictures=(("", _small(folder / f"{key}.png")),),
-                caption=(key, *([f"Dice {dice[key]:.2f}"] if key in dice else [])),
-            )
-            for key in told["overlays"]
+            Tile(pictures=(("", _small(folder / f"{key}.png")),), caption=(key, words))
+            for key, words in told["overlays"]
         )
-        yield Sheet(title=f"{task}, {DRAWN.get(task, 'as predicted')}", tiles=tiles)
-
-
-def _dice(path: Path, cell: Mapping[str, Any]) -> dict[str, float]:
-    """Return the Dice of each film with a region, at the first threshold of a cell."""
-    found: dict[str, float] = {}
-    for row in read_rows(path, REGIONS) if path.is_file() else []:
-        if row["target_pixels"] and all(row[name] == cell[name] for name in PLACE):
-            total = row["target_pixels"] + row["predicted_pixels"]
-            found.setdefault(str(row["key"]), 2 * row["common_pixels"] / total)
-    return found
+        yield Sheet(title=f"{task}, {DRAWN[task]}", tiles=tiles)
 
 
 def _small(path: Path) -> str:

@@ -20,7 +20,7 @@ from ..table import CONTROLS, Row
 # of results.json, besides what every reader of it needs
 NEEDED = (
     *("archive", "protocol", "norm", "access", "phantom", "dataset_digest", "encoder"),
-    *("overlap", "published", "notes", "label_source", "damaged"),
+    *("overlap", "published", "notes", "label_source", "damaged", "reading", "shards"),
 )
 
 
@@ -43,7 +43,7 @@ class Opened:
         return cls(
             kept=kept,
             statistics=read_json(path) if path.is_file() else {},
-            shards=_shards(folders, kept.document),
+            shards=_shards(folders, kept.document["shards"], kept.document["dataset_digest"]),
         )
 
     @property
@@ -53,8 +53,13 @@ class Opened:
 
     @property
     def name(self) -> str:
-        """The evaluated set."""
+        """What was evaluated: a set, or another reading of its labels."""
         return str(self.document["dataset"])
+
+    @property
+    def set(self) -> str:
+        """The shard set that was evaluated."""
+        return str(self.document["shards"])
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -110,6 +115,14 @@ class RunFolder:
             evaluations=tuple(Opened.of(path.parent, folders) for path in paths),
         )
 
+    @cached_property
+    def sets(self) -> dict[str, Opened]:
+        """The first evaluation of each shard set, by its name; a second reading is no other set."""
+        found: dict[str, Opened] = {}
+        for each in self.evaluations:
+            found.setdefault(each.set, each)
+        return found
+
     @property
     def name(self) -> str:
         """Name of the run."""
@@ -142,8 +155,8 @@ class RunFolder:
     def training(self) -> ShardSet | None:
         """The shards that the run was trained on, where they still are."""
         told = self.card.get("dataset", {})
-        wanted = {"dataset": told.get("name"), "dataset_digest": told.get("digest")}
-        return _shards(Folders(self.folder.resolve().parents[1]), wanted) if told else None
+        folders = Folders(self.folder.resolve().parents[1])
+        return _shards(folders, told.get("name"), told.get("digest")) if told else None
 
 
 def is_run(folder: Path) -> bool:
@@ -151,9 +164,9 @@ def is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file() or any((folder / "eval").glob("*/results.json"))
 
 
-def _shards(folders: Folders, document: Mapping[str, Any]) -> ShardSet | None:
+def _shards(folders: Folders, name: object, digest: object) -> ShardSet | None:
     """Return the local shards of a set if they are those evaluated; nothing is fetched."""
     with contextlib.suppress(InputError):
-        shards = ShardSet.open(folders.shards(str(document["dataset"])))
-        return shards if shards.digest == document.get("dataset_digest") else None
+        shards = ShardSet.open(folders.shards(str(name)))
+        return shards if shards.digest == digest else None
     return None

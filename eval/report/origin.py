@@ -61,11 +61,13 @@ def grey_levels(shards: ShardSet) -> str | None:
 def _test_facts(opened: Opened) -> dict[str, Cell]:
     document = opened.document
     sources = ", ".join(sorted(document["label_source"]))
+    reading = document["reading"]
     return {
         "archive": document["archive"],
         "access": document["access"],
         "protocol": document["protocol"],
         "labels": f"{len(document['labels'])}" + (f" ({sources})" if sources else ""),
+        "labels of the test split": f"those of a {reading}, on the films read" if reading else None,
         "damaged, left out": len(document["damaged"]),
         "phantom": "yes: synthetic, no patient's" if document["phantom"] else "no",
     }
@@ -114,8 +116,8 @@ def _chain(run: RunFolder) -> Iterator[tuple[str, str, str]]:
         for each in run.evaluations
     }.items():
         yield "weights", name, digest
-    for each in run.evaluations:
-        yield "shards to test on", each.name, each.document["dataset_digest"]
+    for name, each in run.sets.items():
+        yield "shards to test on", name, each.document["dataset_digest"]
 
 
 def command_section(run: RunFolder) -> Section:
@@ -123,7 +125,7 @@ def command_section(run: RunFolder) -> Section:
 
     Paths of archives are not told; the order of the commands is that in which they must run.
     """
-    sets = {each.name: each.shards for each in run.evaluations}
+    sets = {name: each.shards for name, each in run.sets.items()}
     dataset = run.card.get("dataset")
     if dataset:
         sets = {dataset["name"]: run.training} | sets
@@ -132,7 +134,7 @@ def command_section(run: RunFolder) -> Section:
         recipe = f"runs/{run.name}/recipe.yaml"
         words = ["imitate", "train", recipe, "--data", dataset["name"], "--name", run.name]
         lines.append(shlex.join(words))
-    lines += [line for each in run.evaluations for line in _evaluating(run, each)]
+    lines += [line for each in run.sets.values() for line in _evaluating(run, each)]
     lines.append(shlex.join(["imitate", "report", f"runs/{run.name}"]))
     commands = tuple(Prose(text=line, tone="code") for line in lines)
     return Section(title="Commands", blocks=commands)
@@ -156,7 +158,7 @@ def _evaluating(run: RunFolder, opened: Opened) -> Iterator[str]:
     norm = opened.document.get("norm")
     for options, tasks in calls.items():
         plain = (word for task in tasks for word in ("--task", task.removesuffix(AUGMENTED)))
-        words = ["imitate", "eval", opened.name, *weights, *plain, *options]
+        words = ["imitate", "eval", opened.set, *weights, *plain, *options]
         yield shlex.join([*words, *(["--match-norm"] if norm else [])])
 
 

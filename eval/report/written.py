@@ -17,6 +17,7 @@ from ...page import Block, Page, Prose, Section, write_page
 from ...prep.sheets.report import REPORT, SHAREABLE
 from ..encoders.exposure import Exposure
 from .curves import answer_plots, head_plots, label_plots, learning_plots
+from .examples import example_blocks
 from .films import overlay_sheets, wrong_blocks
 from .numbers import (
     comparison_blocks,
@@ -104,7 +105,7 @@ def _headline(run: RunFolder) -> Iterator[tuple[str, int]]:
         if key in trained:
             yield name, int(trained[key])
     if run.evaluations:
-        yield "test films", sum(_films(each) for each in run.evaluations)
+        yield "test films", sum(_films(each) for each in run.sets.values())
         yield "numbers", sum(len(each.rows) for each in run.evaluations)
 
 
@@ -165,6 +166,7 @@ def _evaluation(run: RunFolder, opened: Opened, *, shareable: bool) -> Section:
     if not shareable:
         for task in opened.tasks:
             blocks += [*overlay_sheets(opened, task), *wrong_blocks(opened, task)]
+        blocks += example_blocks(opened)
     title = f"{opened.name}, phantom (synthetic)" if phantom else opened.name
     return Section(title=title, blocks=tuple(blocks))
 

@@ -1,8 +1,8 @@
 """Tables as papers print them: one a task, encoders down, sets and label fractions across.
 
-Numbers are the headline metrics that a protocol names, times 100; over several draws or seeds the
-mean, with the deviation where there are more than one. The csv has the same numbers unrounded,
-with the interval of each that stands alone.
+Numbers are the headline metrics that a protocol names, times 100 (of `one or other` the first that
+a set has); over several draws or seeds the mean, with the deviation where there are more than one.
+The csv has the same numbers unrounded, with the interval of each that stands alone.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def gather(documents: Sequence[Mapping[str, Any]], task: str) -> tuple[Table, li
     for document in documents:
         setting = read_setting(document["protocol"], task, document["archive"]) or {}
         rows = [row for row in document["rows"] if row["task"] == task]
-        for metric in setting.get("headline", []):
+        for headline in setting.get("headline", []):
+            metric = next((m for m in headline.split(" or ") if _whole(rows, m)), headline)
             for row in _whole(rows, metric):
                 column = Column(
                     dataset=row["dataset"],

@@ -5,7 +5,7 @@ any candidate of the same text. Candidates that are as near as each other count 
 random would have them, but all before the nearest of the same text that are as near as it.
 
 Axes: N films, each with its text; T distinct texts; C queries of a chunk; D joint embedding;
-P = len(PLACES).
+M candidates that differ; P = len(PLACES).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..metrics import Floats
 DIRECTIONS = ("image-to-text", "text-to-image")
 PLACES = (5, 10, 100)  # the K of precision@K
 CHUNK = 512  # queries whose scores are held at once
+NEAREST = 5  # candidates of each query that are named
 Index = npt.NDArray[np.int64]
 
 
@@ -45,12 +46,17 @@ class Collection:
         `above` are nearer than its own, `level` as near, its own among them; `equal` have a text
         that is equal to the letter, `same` one that counts as the same, `before` have another and
         are as near as the nearest of those or nearer. `same_share` and `finding_share` are those of
-        the first PLACES candidates, or of all where there are fewer.
+        the first PLACES candidates, or of all where there are fewer. `nearest` are films: those of
+        the first NEAREST candidates, of equal texts the first alone; of candidates as near as each
+        other the first film comes first.
         """
         rows_of = [np.arange(start, min(start + CHUNK, len(self.text))) for start in self._starts]
         for direction in DIRECTIONS:
+            among = self._distinct(direction)
             for row_C in rows_of:
-                columns = self._found(self._scores(direction, row_C), row_C)
+                score_CN = self._scores(direction, row_C)
+                columns = self._found(score_CN, row_C)
+                columns["nearest"] = nearest(score_CN, among)
                 for place, row in enumerate(row_C.tolist()):
                     told = {name: values[place].tolist() for name, values in columns.items()}
                     yield {"film": row, "direction": direction} | told
@@ -58,6 +64,12 @@ class Collection:
     @property
     def _starts(self) -> range:
         return range(0, len(self.text), CHUNK)
+
+    def _distinct(self, direction: str) -> Index:
+        """Return the films that stand for the distinct candidates, ascending."""
+        if direction == DIRECTIONS[0]:
+            return np.sort(np.unique(self.text, return_index=True)[1])
+        return np.arange(len(self.text))
 
     def _scores(self, direction: str, row_C: Index) -> Floats:
         """Return the scores [C, N] of all candidates, equal for equal texts."""
@@ -84,6 +96,20 @@ class Collection:
             "same_share": share_RCP[0],
             "finding_share": share_RCP[1] if len(rights) > 1 else np.empty((len(row_C), 0)),
         }
+
+
+def nearest(score_CN: Floats, among: Index) -> Index:
+    """Return the nearest NEAREST of these candidates, the nearest first.  # [C, NEAREST]
+
+    Of candidates as near as each other the first comes first; all where there are fewer.
+    """
+    left_CM = score_CN[:, among]  # a copy, from which those found are taken away
+    found = []
+    for _ in range(min(NEAREST, len(among))):
+        place_C1 = left_CM.argmax(axis=1)[:, None]
+        np.put_along_axis(left_CM, place_C1, -np.inf, axis=1)
+        found.append(among[place_C1])
+    return np.concatenate(found, axis=1)
 
 
 def shares(score_CN: Floats, rights: Sequence[npt.NDArray[np.bool_]]) -> Floats:

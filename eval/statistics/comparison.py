@@ -21,14 +21,18 @@ import numpy as np
 from ...shards.order import Ordinals, philox
 from ..intervals import REPLICATES, interval
 from ..metrics import MACRO, Floats
-from ..metrics import METRICS as OF_LABELS
 from ..table import CONTROLS, RANDOM
-from .answers import WITHOUT_INTERVAL
+from .answers import WITHOUT_INTERVAL, Answers
 from .evidence import Evidence
 
 SIGNIFICANCE, POWER = 0.05, 0.8
 # the metrics that are joined over repeats; encoders are compared by the first of a task's
-METRICS = {"segment": ("dice", "iou"), "detect": ("map",), "retrieve": ("r@5", "r@5-same")}
+METRICS = {
+    "segment": ("dice", "iou"),
+    "detect": ("map",),
+    "ground": ("pointing", "recall", "dice", "iou"),
+    "retrieve": ("r@5", "r@5-same"),
+}
 TABLE = ("dataset", "task", "protocol", "fraction")  # columns that compared encoders share
 
 
@@ -49,7 +53,8 @@ class Group:
     @property
     def metrics(self) -> tuple[str, ...]:
         """What is measured, the main metric first."""
-        return METRICS.get(self.place["task"], OF_LABELS)
+        first = self.answers[0]
+        return first.metrics if isinstance(first, Answers) else METRICS[self.place["task"]]
 
     def only(self, keys: frozenset[str]) -> Group:
         """Return the group on some of the samples."""

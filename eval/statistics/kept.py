@@ -26,6 +26,7 @@ Kind = tuple[Table, Callable[[list[dict[str, Any]]], Evidence]]
 KINDS: dict[str, Kind] = {
     "segment": (REGIONS, Masks.of),
     "detect": (DETECTIONS, Boxes.of),
+    "ground": (REGIONS, Masks.of),
     "retrieve": (RETRIEVALS, Ranks.of),
 }
 
@@ -55,7 +56,7 @@ class Kept:
     @property
     def digest(self) -> str:
         """What all numbers follow from: the predictions, and what was settled before them."""
-        names = [PREDICTIONS.name, *(table.name for table, _ in KINDS.values())]
+        names = dict.fromkeys([PREDICTIONS.name, *(table.name for table, _ in KINDS.values())])
         paths = [self.folder / f"{name}.parquet" for name in names]
         hashed = [blake3_file(path) for path in paths if path.is_file()]
         return digest_of([hashed, self.document["dataset"], self.document["cells"]])
@@ -96,7 +97,8 @@ class Kept:
         subjects = dict(zip(rows["key"].to_pylist(), rows["subject_id"].to_pylist(), strict=True))
         samples = [(str(key), subjects[key]) for key in keys]
         settled = [Settled(**told["settled"][label]) for label in labels]
-        return Answers.of(labels, samples, target_NL, score_NL, settled)
+        exclusive = told.get("exclusive", False)
+        return Answers.of(labels, samples, target_NL, score_NL, settled, exclusive=exclusive)
 
 
 def _equal(table: pa.Table, cell: Mapping[str, Any], name: str) -> Any:

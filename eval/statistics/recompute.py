@@ -13,6 +13,7 @@ from ...contract import InputError, TooManyFaults
 from ...files import read_rows
 from ...schema import DETECTIONS, REGIONS, RESULTS, RETRIEVALS, Table
 from ..boxes import detection_rows
+from ..grounding.numbers import grounding_rows
 from ..masks import Overlaps, overlap_rows
 from ..metrics import DECIDED
 from ..retrieval.ranks import retrieval_rows
@@ -113,10 +114,10 @@ def _numbers(kept: Kept) -> Iterator[Row]:
         told = {row["threshold_source"] for row in kept.document["rows"] if _of(row, cell)}
         sources = sorted(told - {None}) or [VALIDATE]
         yield from answer_rows(answers, cell, seed=SEED, sources=sources)
-    for table, numbers in KINDS.values():
+    for task, (table, numbers) in KINDS.items():
         path = kept.folder / f"{table.name}.parquet"
         if path.is_file():
-            yield from numbers(read_rows(path, table))
+            yield from numbers(row for row in read_rows(path, table) if row["task"] == task)
 
 
 def _of(row: Row, cell: Row) -> bool:
@@ -139,6 +140,12 @@ def _regions(rows: Iterable[Row]) -> Iterator[Row]:
             yield told | numbers
 
 
+def _grounds(rows: Iterable[Row]) -> Iterator[Row]:
+    for told, group in _groups(rows, "threshold_source", "label"):
+        for numbers in grounding_rows(Overlaps.of(group), seed=SEED):
+            yield told | numbers
+
+
 def _detections(rows: Iterable[Row]) -> Iterator[Row]:
     for told, group in _groups(rows):
         for numbers in detection_rows(group, seed=SEED):
@@ -155,6 +162,7 @@ def _retrievals(rows: Iterable[Row]) -> Iterator[Row]:
 KINDS: dict[str, tuple[Table, Callable[[Iterable[Row]], Iterator[Row]]]] = {
     "segment": (REGIONS, _regions),
     "detect": (DETECTIONS, _detections),
+    "ground": (REGIONS, _grounds),
     "retrieve": (RETRIEVALS, _retrievals),
 }
 

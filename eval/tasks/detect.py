@@ -5,13 +5,13 @@ Every film of a split takes part, with boxes or without.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from ...contract import SPLITS, InputError
+from ...contract import SPLITS
 from ...files import to_arrow
 from ...schema import DETECTIONS
 from ...shards.order import Ordinals
@@ -20,10 +20,10 @@ from ...train.network.backbone import STAGES
 from ..boxes import detection_rows, framed
 from ..encoders.encoder import Source
 from ..encoders.features import to_bytes
-from ..encoders.maps import Films, Maps, shape_of
+from ..encoders.maps import Films, Maps, films_of, shape_of
 from ..heads.detector import Boxes, Detecting, film_row, read_boxes
 from ..heads.stock import Stock
-from ..heads.training import Curve, Schedule, fit
+from ..heads.training import Schedule
 from ..heads.yolo import ANCHORS
 from ..table import Row
 from ..testset import TestSet
@@ -44,7 +44,7 @@ class Detect(Task):
         reader = ShardReader(tests.shards)
         empty = [split for split in SPLITS if not _has_boxes(tests, reader, split)]
         if empty:
-            return f"no film of the {empty[0]} split of {tests.shards.name} has a box"
+            return f"no film of the {empty[0]} split of {tests.name} has a box"
         return None
 
     def places(self, options: EvalOptions, head_seeds: Sequence[int]) -> list[Place]:
@@ -58,32 +58,25 @@ class Detect(Task):
     def do(self, work: Work) -> Found:
         """Train with each learning rate, keep the best on validation, predict the test split."""
         parts = _parts(work)
-        rates = work.setting["lr"] if isinstance(work.setting["lr"], list) else [work.setting["lr"]]
-        tried = list(_trained(work, parts, rates))
-        best = int(np.argmin([min(curve.judged) for _, curve in tried]))
-        lesson, curve = tried[best]
-        rows = list(_predictions(work, parts, lesson))
-        overlays = dict(_overlays(parts, rows))
+        trained = work.teacher.best(work.setting, parts.train, _lessons(work, parts))
+        rows = list(_predictions(work, parts, trained.lesson))
+        overlays = list(_overlays(parts, rows))
         return Found(
             rows=[
                 result_row(work.tests, work.cell, numbers)
                 for numbers in detection_rows(rows, seed=SEED)
             ],
             tables=[(DETECTIONS, to_arrow(DETECTIONS, rows))],
-            files={f"{key}.png": data for key, data in overlays.items()},
-            facts={
-                "lr": rates[best],
-                "epochs": len(curve.judged),
-                "best_epoch": curve.best + 1,
-                "losses": list(curve.losses),
-                "judged": list(curve.judged),
+            files={f"{key}.png": data for key, _, data in overlays},
+            facts=trained.facts
+            | {
                 "shape": list(parts.shape),
                 "boxes": list(parts.boxes.labels),
                 "trained_on": {
                     "films": len(parts.train),
                     "marked": int(parts.boxes.marked(parts.train).sum()),
                 },
-                "overlays": list(overlays),
+                "overlays": [[key, words] for key, words, _ in overlays],
             },
             damaged=parts.stock.damaged | parts.boxes.damaged,
         )
@@ -116,45 +109,23 @@ def _parts(work: Work) -> _Parts:
     boxes = Boxes(stock.reader, np.unique(np.concatenate(list(films.values()))))
     shape = shape_of(work.setting, stock.reader, films["train"])
     films["train"] = tests.drawn(films["train"], work.cell.fraction, draw=work.cell.draw)
-    sound = {split: _sound(stock, boxes, rows) for split, rows in films.items()}
+    sound = {split: stock.sound(rows, without=boxes.damaged) for split, rows in films.items()}
     return _Parts(stock=stock, boxes=boxes, shape=shape, **sound)
 
 
-def _sound(stock: Stock, boxes: Boxes, rows: Ordinals) -> Ordinals:
-    sound = stock.sound(rows[~np.isin(rows, sorted(boxes.damaged))])
-    if not len(sound):
-        raise InputError(
-            "every film of a split is damaged",
-            where=stock.reader.shards.name,
-            todo="`imitate verify` names every damaged sample",
-        )
-    return sound
+def _lessons(work: Work, parts: _Parts) -> Callable[[Schedule], Detecting]:
+    """Return what makes a head to train, on one pass of the encoder where it cannot change."""
 
+    def read() -> Films:
+        maps = Maps(work.pictures.encoder, work.setting, levels=LEVELS).to(work.device)
+        films = Films(parts.stock, maps, parts.shape)
+        films.keep(np.concatenate([parts.validate, parts.train]))
+        return films
 
-def _trained(
-    work: Work, parts: _Parts, rates: Sequence[float]
-) -> Iterator[tuple[Detecting, Curve]]:
-    """Train one head a learning rate, on one pass of the encoder where it cannot change."""
-    films: Films | None = None
-    for rate in rates:
-        schedule = Schedule.of(work.setting, lr=rate)
-        if films is None or films.maps.mode != "frozen":
-            maps = Maps(work.pictures.encoder, work.setting, levels=LEVELS).to(work.device)
-            films = Films(parts.stock, maps, parts.shape)
-            films.keep(np.concatenate([parts.validate, parts.train]))
-        lesson = Detecting(
-            films, parts.boxes, work.setting, validate=parts.validate, batch=schedule.batch
-        )
-        curve = fit(
-            lesson,
-            parts.train,
-            schedule,
-            seed=work.cell.head_seed,
-            folder=work.folder / f"lr-{rate:g}",
-            interrupts=work.interrupts,
-            progress=work.options.progress,
-        )
-        yield lesson, curve
+    films = films_of(read)
+    return lambda schedule: Detecting(
+        films(), parts.boxes, work.setting, validate=parts.validate, batch=schedule.batch
+    )
 
 
 def _predictions(work: Work, parts: _Parts, lesson: Detecting) -> Iterator[Row]:
@@ -168,10 +139,11 @@ def _predictions(work: Work, parts: _Parts, lesson: Detecting) -> Iterator[Row]:
         yield cell | film | {"ordinal": ordinal}
 
 
-def _overlays(parts: _Parts, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
-    """Yield the key and frames of some films that have a box, spread over the test split."""
+def _overlays(parts: _Parts, rows: Sequence[Row]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, words and frames of some films that have a box, spread over the test split."""
     marked = sorted((row for row in rows if row["targets"]), key=lambda row: str(row["key"]))
     places = np.linspace(0, len(marked) - 1, min(OVERLAYS, len(marked))).round().astype(np.int64)
     for row in (marked[place] for place in places):
         picture_1HW = to_bytes(parts.stock.reader.images(np.array([row["ordinal"]])))
-        yield row["key"], framed(picture_1HW[0], row)
+        words = f"boxes: {len(row['targets'])}; best score {max(row['scores'], default=0):.2f}"
+        yield row["key"], words, framed(picture_1HW[0], row)

@@ -9,7 +9,7 @@ Axes: N samples, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,10 +21,10 @@ from ..heads.augment import AUGMENTS
 from ..heads.classifier import Classifier, Labelling
 from ..heads.probe import untaught
 from ..heads.stock import Stock
-from ..heads.training import Curve, Schedule, fit
+from ..heads.training import Schedule
 from ..metrics import Floats, Scored, settle
 from ..testset import Samples, TestSet
-from .labels import found_labels, untrainable
+from .labels import exclusive, found_labels, untrainable
 from .task import EvalOptions, Found, Place, Task, Work, by_share
 
 
@@ -52,28 +52,17 @@ class Finetune(Task):
         workers = work.options.workers
         stock = Stock(work.tests, train.ordinals, seed=work.cell.head_seed, workers=workers)
         validate, test = (_sound(stock, work.tests.splits[s]) for s in ("validate", "test"))
-        rates = work.setting["lr"] if isinstance(work.setting["lr"], list) else [work.setting["lr"]]
-        tried = [
-            _train(work, stock, Parts(train=train, validate=validate), rate, frozen=self.frozen)
-            for rate in rates
-        ]
-        best = int(np.argmin([min(curve.judged) for _, curve in tried]))
-        lesson, curve = tried[best]
-        validate_NL, test_NL = (_scores(lesson, part) for part in (validate, test))
+        parts = Parts(train=train, validate=validate)
+        lessons = _lessons(work, stock, parts, frozen=self.frozen)
+        trained = work.teacher.best(work.setting, train.ordinals, lessons)
+        validate_NL, test_NL = (_scores(trained.lesson, part) for part in (validate, test))
         skipped = _skipped(train)
         for label in skipped:
             validate_NL[:, label] = test_NL[:, label] = np.nan
         scored = Scored(
             scores=test_NL, settled=settle(validate.targets, validate_NL), skipped=skipped
         )
-        facts = {
-            "lr": rates[best],
-            "epochs": len(curve.judged),
-            "best_epoch": curve.best + 1,
-            "losses": list(curve.losses),
-            "judged": list(curve.judged),
-        }
-        return found_labels(work, test, scored, facts=facts, damaged=stock.damaged)
+        return found_labels(work, test, scored, facts=trained.facts, damaged=stock.damaged)
 
 
 class LinearAugmented(Finetune):
@@ -91,12 +80,12 @@ class Parts:
     validate: Samples
 
 
-def _train(
-    work: Work, stock: Stock, parts: Parts, rate: float, *, frozen: bool
-) -> tuple[Labelling, Curve]:
-    """Train one classifier with one learning rate."""
+def _lessons(
+    work: Work, stock: Stock, parts: Parts, *, frozen: bool
+) -> Callable[[Schedule], Labelling]:
+    """Return what makes a classifier to train."""
     encoder = work.pictures.encoder
-    lesson = Labelling(
+    return lambda schedule: Labelling(
         module=Classifier(
             encoder, labels=len(work.tests.labels), seed=work.cell.head_seed, frozen=frozen
         ),
@@ -107,17 +96,8 @@ def _train(
         validate=parts.validate,
         monitor=work.setting["monitor"],
         device=work.device,
+        exclusive=exclusive(work.tests, work.setting),
     )
-    curve = fit(
-        lesson,
-        parts.train.ordinals,
-        Schedule.of(work.setting, lr=rate),
-        seed=work.cell.head_seed,
-        folder=work.folder / f"lr-{rate:g}",
-        interrupts=work.interrupts,
-        progress=work.options.progress,
-    )
-    return lesson, curve
 
 
 def input_of(image: ImageConfig, setting: Mapping[str, Any]) -> ImageConfig:
@@ -137,8 +117,7 @@ def _scores(lesson: Labelling, part: Samples) -> Floats:
     """Return probabilities [N, L]."""
     if not len(part.ordinals):
         return np.empty(part.targets.shape)
-    scores_NL: Floats = 1 / (1 + np.exp(-lesson.logits(part.ordinals)))
-    return scores_NL
+    return lesson.scores(part.ordinals)
 
 
 def _skipped(train: Samples) -> dict[int, str]:

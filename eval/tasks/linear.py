@@ -8,12 +8,12 @@ from typing import Any
 from ..encoders.encoder import Source
 from ..heads.probe import GRID, probe
 from ..testset import TestSet
-from .labels import found_labels, part, sound_test, untrainable
+from .labels import exclusive, found_labels, part, sound_test, untrainable
 from .task import EvalOptions, Found, Place, Task, Work, by_share
 
 
 class Linear(Task):
-    """A linear probe per label on centre-crop features that are computed once."""
+    """A linear probe on centre-crop features that are computed once."""
 
     name = "linear"
     needs = ("features",)
@@ -35,6 +35,7 @@ class Linear(Task):
         found = work.pictures.features
         validate, test = sound_test(work.tests, found)
         train = found.sound(work.train())
-        scored = probe(*(part(found, samples) for samples in (train, validate, test)))
+        parts = (part(found, samples) for samples in (train, validate, test))
+        scored = probe(*parts, exclusive=exclusive(work.tests, work.setting))
         facts = {"strength": scored.strength}
         return found_labels(work, test, scored, facts=facts, damaged=found.damaged)

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from ...contract import UsageError
 from .detect import Detect
 from .finetune import Finetune, LinearAugmented
+from .ground import Ground
 from .linear import Linear
 from .retrieve import Retrieve
 from .segment import Segment
 from .task import Task
 from .zeroshot import ZeroShot
 
+OF_LABELS: tuple[Task, ...] = (ZeroShot(), Linear(), LinearAugmented(), Finetune())
 ALL: tuple[Task, ...] = (
-    *(ZeroShot(), Linear(), LinearAugmented(), Finetune()),
-    *(Segment(), Detect(), Retrieve()),
+    *OF_LABELS,
+    *(Segment(), Detect(), Ground(), Retrieve()),
 )
 TASKS: dict[str, Task] = {task.name: task for task in ALL}
 DEFAULT = ("zeroshot", "linear")

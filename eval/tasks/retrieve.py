@@ -22,7 +22,7 @@ from ...train.network.text import normal_form
 from ..encoders.encoder import Source
 from ..metrics import MIN_CASES, Floats
 from ..retrieval.queries import Queries, has_five_by_200, read_queries
-from ..retrieval.ranking import Collection
+from ..retrieval.ranking import NEAREST, Collection
 from ..retrieval.ranks import retrieval_rows
 from ..table import Row
 from ..testset import Samples, TestSet
@@ -45,15 +45,15 @@ class Retrieve(Task):
         if len(read_queries(tests).ordinals) >= MIN_CASES:
             return None
         where = "5x200 film" if has_five_by_200(tests) else "test film"
-        return f"fewer than {MIN_CASES} {where}s of {tests.shards.name} have an Impression"
+        return f"fewer than {MIN_CASES} {where}s of {tests.name} have an Impression"
 
     def places(self, options: EvalOptions, head_seeds: Sequence[int]) -> list[Place]:
         """Plan one cell: nothing is trained."""
         return once(head_seeds)
 
     def state(self, tests: TestSet, setting: Mapping[str, Any]) -> object:
-        """Depend on the protocol's values."""
-        return dict(setting)
+        """Depend on the protocol's values, and on how many candidates are named."""
+        return dict(setting) | {"nearest": NEAREST}
 
     def do(self, work: Work) -> Found:
         """Embed every distinct Impression and rank all films and texts for each other."""
@@ -62,7 +62,7 @@ class Retrieve(Task):
         if len(queries.ordinals) < MIN_CASES:
             raise InputError(
                 "nearly every picture to retrieve is damaged",
-                where=work.tests.shards.name,
+                where=work.tests.name,
                 todo="`imitate verify` names every damaged sample",
             )
         samples = Samples(ordinals=queries.ordinals, targets=np.empty((len(queries.ordinals), 0)))
@@ -101,6 +101,7 @@ def _rows(work: Work, queries: Queries, image_ND: Floats) -> Iterator[Row]:
     for ranked in collection.rankings():
         film = ranked.pop("film")
         ordinal = int(queries.ordinals[film])
+        nearest = queries.ordinals[ranked["nearest"]].tolist()
         yield (
             cell
             | ranked
@@ -108,6 +109,7 @@ def _rows(work: Work, queries: Queries, image_ND: Floats) -> Iterator[Row]:
                 "key": str(keys[ordinal]),
                 "subject_id": subjects[ordinal],
                 "finding": queries.findings[film],
+                "nearest": [str(keys[i]) for i in nearest],
             }
         )
 

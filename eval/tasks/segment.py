@@ -8,25 +8,22 @@ Axes: B films of a batch, H and W rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from ...contract import InputError
 from ...files import to_arrow
-from ...prep.pixels.mask import draw_runs, runs_of
-from ...prep.record import Runs
 from ...schema import REGIONS
 from ...shards.order import Ordinals, permutation
 from ..encoders.encoder import Source
-from ..encoders.maps import Films, Maps, read_films, shape_of
+from ..encoders.maps import Films, Maps, films_of, read_films, shape_of
 from ..heads.regions import Kind, Regions
 from ..heads.segmenter import Segmenting
 from ..heads.stock import Stock
-from ..heads.training import Curve, Schedule, fit
-from ..masks import Histogram, Overlaps, outlined, overlap_rows
+from ..heads.training import Schedule
+from ..masks import Histogram, Overlaps, examples, outlined, overlap_rows, region_row
 from ..protocols.setting import read_setting
 from ..statistics.answers import FIXED, HALF, VALIDATE
 from ..table import Row
@@ -45,9 +42,9 @@ class Segment(Task):
         """Need films to train on, to choose on, and regions to test on."""
         empty = [split for split in ("train", "validate") if not len(tests.films[split])]
         if empty:
-            return f"{tests.shards.name} has no {empty[0]} split"
-        if not _has_regions(tests, _kind(tests)):
-            return f"no film of the test split of {tests.shards.name} has a region"
+            return f"{tests.name} has no {empty[0]} split"
+        if not has_regions(tests, region_kind(tests)):
+            return f"no film of the test split of {tests.name} has a region"
         return None
 
     def places(self, options: EvalOptions, head_seeds: Sequence[int]) -> list[Place]:
@@ -61,41 +58,36 @@ class Segment(Task):
     def do(self, work: Work) -> Found:
         """Train with each learning rate, keep the best on validation, predict the test split."""
         parts = _parts(work)
-        rates = work.setting["lr"] if isinstance(work.setting["lr"], list) else [work.setting["lr"]]
-        tried = list(_trained(work, parts, rates))
-        best = int(np.argmin([min(curve.judged) for _, curve in tried]))
-        lesson, curve = tried[best]
+        trained = work.teacher.best(work.setting, parts.train, _lessons(work, parts))
+        lesson = trained.lesson
         thresholds = _thresholds(work, parts, lesson)
         rows = list(_predictions(work, parts, lesson, thresholds))
-        overlays = dict(_overlays(parts, rows))
+        overlays = list(_overlays(parts, rows))
         return Found(
             rows=_numbers(work, rows),
             tables=[(REGIONS, to_arrow(REGIONS, rows))],
-            files={f"{key}.png": data for key, data in overlays.items()},
-            facts={
-                "lr": rates[best],
-                "epochs": len(curve.judged),
-                "best_epoch": curve.best + 1,
-                "losses": list(curve.losses),
-                "judged": list(curve.judged),
+            files={f"{key}.png": data for key, _, data in overlays},
+            facts=trained.facts
+            | {
                 "thresholds": thresholds,
                 "shape": list(parts.shape),
                 "trained_on": {
                     "films": len(parts.train),
                     "marked": int(parts.regions.marked(parts.train).sum()),
                 },
-                "overlays": list(overlays),
+                "overlays": [[key, words] for key, words, _ in overlays],
             },
             damaged=parts.stock.damaged | parts.regions.damaged,
         )
 
 
-def _kind(tests: TestSet) -> Kind:
+def region_kind(tests: TestSet) -> Kind:
+    """Return what the regions of a set are made of, as its protocol says."""
     setting = read_setting(tests.protocol, Segment.name, tests.archive) or {}
     return "boxes" if setting.get("target") == "boxes" else "mask"
 
 
-def _has_regions(tests: TestSet, kind: Kind) -> bool:
+def has_regions(tests: TestSet, kind: Kind) -> bool:
     """Tell whether there is anything to find; a film with boxes has a label that is present."""
     if kind == "boxes":
         return bool((tests.test.targets == 1).any())
@@ -125,14 +117,14 @@ def _parts(work: Work) -> _Parts:
     )
     shape = shape_of(setting, stock.reader, tests.films["train"])
     everyone = np.sort(np.concatenate(list(tests.films.values())))
-    regions = Regions(stock.reader, everyone, kind=_kind(tests), shape=shape)
+    regions = Regions(stock.reader, everyone, kind=region_kind(tests), shape=shape)
     train = _balanced(tests.films["train"], regions) if setting["balance"] else tests.films["train"]
     wanted = {
         "train": tests.drawn(train, work.cell.fraction, draw=work.cell.draw),
         "validate": tests.films["validate"],
         "test": tests.films["test"],
     }
-    sound = {split: _sound(stock, regions, rows) for split, rows in wanted.items()}
+    sound = {split: stock.sound(rows, without=regions.damaged) for split, rows in wanted.items()}
     columns = {name: tests.shards.column(name) for name in ("key", "subject_id")}
     return _Parts(
         stock=stock,
@@ -152,43 +144,21 @@ def _balanced(rows: Ordinals, regions: Regions) -> Ordinals:
     return np.sort(np.concatenate([rows[marked_N], others[order[: marked_N.sum()]]]))
 
 
-def _sound(stock: Stock, regions: Regions, rows: Ordinals) -> Ordinals:
-    sound = stock.sound(rows[~np.isin(rows, sorted(regions.damaged))])
-    if not len(sound):
-        raise InputError(
-            "every film of a split is damaged",
-            where=stock.reader.shards.name,
-            todo="`imitate verify` names every damaged sample",
-        )
-    return sound
-
-
-def _trained(
-    work: Work, parts: _Parts, rates: Sequence[float]
-) -> Iterator[tuple[Segmenting, Curve]]:
-    """Train one decoder a learning rate, on one pass of the encoder where it cannot change."""
-    films: Films | None = None
+def _lessons(work: Work, parts: _Parts) -> Callable[[Schedule], Segmenting]:
+    """Return what makes a decoder to train, on one pass of the encoder where it cannot change."""
     turned = work.setting["augment"] == "turned"
-    for rate in rates:
-        schedule = Schedule.of(work.setting, lr=rate)
-        if films is None or films.maps.mode != "frozen":
-            maps = Maps(work.pictures.encoder, work.setting).to(work.device)
-            films = Films(parts.stock, maps, parts.shape)
-            seen = [parts.validate] if turned else [parts.validate, parts.train]
-            films.keep(np.concatenate(seen))
-        lesson = Segmenting(
-            films, parts.regions, validate=parts.validate, batch=schedule.batch, turned=turned
-        )
-        curve = fit(
-            lesson,
-            parts.train,
-            schedule,
-            seed=work.cell.head_seed,
-            folder=work.folder / f"lr-{rate:g}",
-            interrupts=work.interrupts,
-            progress=work.options.progress,
-        )
-        yield lesson, curve
+    seen = [parts.validate] if turned else [parts.validate, parts.train]
+
+    def read() -> Films:
+        maps = Maps(work.pictures.encoder, work.setting).to(work.device)
+        films = Films(parts.stock, maps, parts.shape)
+        films.keep(np.concatenate(seen))
+        return films
+
+    films = films_of(read)
+    return lambda schedule: Segmenting(
+        films(), parts.regions, validate=parts.validate, batch=schedule.batch, turned=turned
+    )
 
 
 def _thresholds(work: Work, parts: _Parts, lesson: Segmenting) -> dict[str, float]:
@@ -225,12 +195,8 @@ def _predictions(
                     "threshold_source": source,
                     "threshold": threshold,
                     "batch": number,
-                    "height": parts.shape[0],
-                    "width": parts.shape[1],
-                    "target_pixels": int(target_BHW[place].sum()),
-                    "predicted_pixels": int(predicted_HW.sum()),
-                    "common_pixels": int((predicted_HW & target_BHW[place]).sum()),
-                    "runs": runs_of(predicted_HW),
+                    "peak": None,  # nothing is measured by it here
+                    **region_row(target_BHW[place], predicted_HW),
                 }
 
 
@@ -245,17 +211,10 @@ def _numbers(work: Work, rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _overlays(parts: _Parts, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
-    """Yield the key and outlines of some films that have a region, from the worst to the best."""
-    source = rows[0]["threshold_source"]
-    marked = [row for row in rows if row["target_pixels"] and row["threshold_source"] == source]
-    marked.sort(key=lambda row: str(row["key"]))
-    order = np.argsort(Overlaps.of(marked).values("dice"), kind="stable")
-    places = np.linspace(0, len(order) - 1, min(OVERLAYS, len(order))).round().astype(np.int64)
+def _overlays(parts: _Parts, rows: Sequence[Row]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, words and outlines of some films that have a region."""
     ordinals = {parts.keys[ordinal]: ordinal for ordinal in parts.test.tolist()}
-    for row in (marked[place] for place in order[places]):
-        film = np.array([ordinals[row["key"]]])
+    for key, words, predicted_HW in examples(rows, most=OVERLAYS):
+        film = np.array([ordinals[key]])
         picture_HW = read_films(parts.stock.reader, film, parts.shape)[0].round().byte().numpy()
-        runs = (row["runs"],) if row["runs"] else ()
-        predicted_HW = draw_runs(Runs(rows=runs, height=row["height"], width=row["width"]))
-        yield row["key"], outlined(picture_HW, parts.regions.of(film)[0], predicted_HW)
+        yield key, words, outlined(picture_HW, parts.regions.of(film)[0], predicted_HW)

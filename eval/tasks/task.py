@@ -21,6 +21,7 @@ from ...schema import RESULTS, Table
 from ...work import Interrupts
 from ..encoders.encoder import Source
 from ..encoders.features import Pictures
+from ..heads.training import Teacher
 from ..table import Cell, Row
 from ..testset import Samples, TestSet
 
@@ -89,6 +90,16 @@ class Work:
     device: torch.device
     folder: Path
     interrupts: Interrupts
+
+    @property
+    def teacher(self) -> Teacher:
+        """How heads of this cell are trained."""
+        return Teacher(
+            seed=self.cell.head_seed,
+            folder=self.folder,
+            interrupts=self.interrupts,
+            progress=self.options.progress,
+        )
 
     def train(self) -> Samples:
         """Return the labelled training samples that this cell may use: its draw of its fraction."""
@@ -159,5 +170,5 @@ def by_share(options: EvalOptions, head_seeds: Sequence[int]) -> list[Place]:
 
 def result_row(tests: TestSet, cell: Cell, numbers: Mapping[str, Any]) -> Row:
     """Return a row of RESULTS: the cell's columns, and `numbers` by column; others are empty."""
-    known = {"dataset": tests.shards.name} | asdict(cell) | dict(numbers)
+    known = {"dataset": tests.name} | asdict(cell) | dict(numbers)
     return {column: known.get(column) for column in RESULTS.names}

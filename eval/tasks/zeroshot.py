@@ -9,18 +9,21 @@ Axes: N images, L labels, P prompts, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from ..encoders.encoder import Embed, Source
+from ..grounding.places import Places, share_of, spread, stored_picture, tinted, to_png
 from ..metrics import Floats, Part, Scored, settle_tempered
 from ..prompts.pairs import TEMPLATE, Pair, prompts_for
-from ..testset import TestSet
+from ..testset import Samples, TestSet
 from .labels import found_labels, part, sound_test, without_labels
 from .task import EvalOptions, Found, Place, Task, Work, once
+
+SHOWN = 4  # labels of which films are drawn for the report
 
 
 class ZeroShot(Task):
@@ -41,7 +44,7 @@ class ZeroShot(Task):
 
     def state(self, tests: TestSet, setting: Mapping[str, Any]) -> object:
         """Depend on the prompts."""
-        pairs = _prompts(tests, setting)
+        pairs = pairs_of(tests, setting)
         return [dict(setting), [asdict(pair) for pair in pairs]]
 
     def do(self, work: Work) -> Found:
@@ -49,14 +52,61 @@ class ZeroShot(Task):
         embed = work.pictures.encoder.embed_texts
         assert embed is not None  # planned only for sources with a text side
         found = work.pictures.embeddings
-        pairs = _prompts(work.tests, work.setting)
+        pairs = pairs_of(work.tests, work.setting)
         validate, test = sound_test(work.tests, found)
         scored = zeroshot(embed, pairs, part(found, validate), part(found, test))
-        facts = {"prompts": {pair.label: asdict(pair) for pair in pairs}}
-        return found_labels(work, test, scored, facts=facts, damaged=found.damaged)
+        overlays = list(_overlays(work, pairs, test, scored))
+        facts = {
+            "prompts": {pair.label: asdict(pair) for pair in pairs},
+            "overlays": [[key, words] for key, words, _ in overlays],
+        }
+        answered = found_labels(work, test, scored, facts=facts, damaged=found.damaged)
+        return replace(answered, files={f"{key}.png": data for key, _, data in overlays})
 
 
-def _prompts(tests: TestSet, setting: Mapping[str, Any]) -> tuple[Pair, ...]:
+def _overlays(
+    work: Work, pairs: Sequence[Pair], test: Samples, scored: Scored
+) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, words and similarity map of some films, where the encoder embeds places.
+
+    Of the labels with most cases, the case that was scored highest, then the highest of the others.
+    """
+    encoder, tests = work.pictures.encoder, work.tests
+    if encoder.embed_places is None or encoder.embed_texts is None:
+        return
+    reader, keys = tests.reader(), tests.shards.column("key")
+    places = Places(
+        encoder=encoder,
+        reader=reader,
+        ensembles=embed_pairs(encoder.embed_texts, pairs),
+        workers=work.options.workers,
+    )
+    for film, label in shown_films(test.targets, scored.scores):
+        ordinal = int(test.ordinals[film])
+        ((_, margin_1Lhw),) = places.margins(test.ordinals[film : film + 1])
+        picture_HW = stored_picture(reader, ordinal)
+        margin_HW = spread(margin_1Lhw[:, label], picture_HW.shape)[0]
+        share_HW = share_of(margin_HW, margin_HW.min(), margin_HW.max())
+        present = "present" if test.targets[film, label] else "absent"
+        words = f"{tests.labels[label]}: {present}, score {scored.scores[film, label]:.3f}"
+        yield str(keys[ordinal]), words, to_png(tinted(picture_HW, share_HW))
+
+
+def shown_films(target_NL: Floats, score_NL: Floats) -> Iterator[tuple[int, int]]:
+    """Yield film and label of the pictures to show, each film once, see `_overlays`."""
+    cases_L = np.nansum(target_NL, axis=0)
+    seen: set[int] = set()
+    for label in np.argsort(-cases_L, kind="stable")[:SHOWN].tolist():
+        for target in (1, 0):
+            films = np.flatnonzero(target_NL[:, label] == target)
+            ordered = films[np.argsort(-score_NL[films, label], kind="stable")].tolist()
+            film = next((film for film in ordered if film not in seen), None)
+            if film is not None:
+                seen.add(film)
+                yield film, label
+
+
+def pairs_of(tests: TestSet, setting: Mapping[str, Any]) -> tuple[Pair, ...]:
     """Return the pairs of the set's own prompts, or the plain templates where a protocol has them.
 
     `prompts: template` in the setting stands for the latter.

@@ -17,7 +17,7 @@ from ...contract import SPLITS, InputError, UsageError
 from ..download.reports import Reports, find_reports
 from ..download.tables import marks, read_csv
 from ..download.tree import Entry, Tree, inputs_digest, scan, shallow, without_ending
-from ..record import Listing, Record, Rejection
+from ..record import RADIOLOGIST, Listing, Record, Rejection
 
 DATASET = "mimic"
 REPORT_NAME = r"s(\d{8})\.txt"
@@ -46,11 +46,12 @@ class Labelled:
     radiologist: Labels
 
     def of(self, study: str, split: str) -> tuple[dict[str, float], str | None]:
-        """Return a study's labels and who made them."""
-        if split == "test" and study in self.radiologist:
-            return self.radiologist[study], "radiologist-2.1.0"
+        """Return a study's labels, a radiologist's beside the automatic ones, and who made them."""
         found = self.automatic.get(study, {})
-        return found, "chexpert" if found else None
+        read = self.radiologist.get(study, {}) if split == "test" else {}
+        sources = {"chexpert": found, "radiologist-2.1.0": read}
+        beside = {f"{name}{RADIOLOGIST}": value for name, value in read.items()}
+        return found | beside, " + ".join(name for name in sources if sources[name]) or None
 
 
 def list_mimic(

@@ -27,6 +27,7 @@ def regions(seed: int, skill: float) -> list[dict[str, Any]]:
             "target_pixels": target,
             "predicted_pixels": common + int(rng.integers(0, 30)),
             "common_pixels": common,
+            "peak": None,
         }
         rows += [row | {"threshold_source": source} for source in ("validate", "fixed")]
     return rows

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, log_loss
 
 from imitate.contract import Folders, Stopped
 from imitate.eval.encoders.crew import Crew
@@ -109,6 +110,35 @@ def test_training_finds_what_the_films_show(task: Finetune, make_work: MakeWork)
     assert found.facts["lr"] == 1e-2 and found.facts["losses"][-1] < found.facts["losses"][0]
     assert set(found.facts["skipped"]) == {"Hernia"}
     assert not any(label == "Hernia" for _, label in scores(found))
+
+
+@pytest.mark.parametrize("task", [Finetune(), LinearAugmented()])
+def test_classes_are_trained_by_the_cross_entropy_of_their_softmax(
+    task: Finetune, make_work: MakeWork, tests: TestSet
+) -> None:
+    splits = {}
+    for split, samples in tests.splits.items():
+        bright_N = samples.targets[:, tests.labels.index("Pneumonia")] == 1
+        class_N = np.where(bright_N, 0, 1 + samples.ordinals % 2)
+        splits[split] = replace(samples, targets=np.eye(3)[class_N])
+    # judged on the test films, so that what was judged can be computed from the predictions
+    splits["validate"] = splits["test"]
+    three = replace(tests, splits=splits)
+    setting = SETTING | {"lr": 1e-2, "epochs": 8, "exclusive": True}
+    found = task.do(make_work(task.name, tests=three, setting=setting))
+    films: dict[str, list[float]] = {}
+    for (key, _), score in sorted(scores(found).items()):
+        films.setdefault(key, []).append(score)
+    score_NL = np.array(list(films.values()))
+    order = np.argsort(np.array(three.of("key", three.test), dtype=str))
+    true_N = three.test.targets[order].argmax(axis=1)
+    assert score_NL.sum(axis=1) == pytest.approx(np.ones(len(true_N)))
+    assert min(found.facts["judged"]) == pytest.approx(log_loss(true_N, score_NL), rel=1e-4)
+    assert found.facts["losses"][-1] < found.facts["losses"][0]
+    (row,) = [r for r in found.rows if r["metric"] == "top1"]
+    assert row["value"] == pytest.approx(accuracy_score(true_N, score_NL.argmax(axis=1)))
+    bright = tests.labels[0]  # the first class, whose films can be told
+    assert auroc_of(found, bright) > 0.75 and found.facts["exclusive"] is True
 
 
 def test_every_labelled_test_film_is_scored_once(make_work: MakeWork, tests: TestSet) -> None:

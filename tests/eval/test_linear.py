@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import log_loss, roc_auc_score
 
 from imitate.eval.heads.probe import GRID, probe
 from imitate.eval.metrics import Part
@@ -88,3 +90,56 @@ def test_a_channel_without_spread_is_harmless() -> None:
         for p in parts
     ]
     assert probe(*flat).scores == pytest.approx(probe(*parts).scores, abs=1e-4)
+
+
+def classes(n: int, seed: int, kinds: int = 3) -> Part:
+    """Classes that one channel each tells, the other channels noise."""
+    rng = np.random.default_rng(seed)
+    own = rng.integers(0, kinds, n)
+    features = rng.standard_normal((n, 6))
+    features[np.arange(n), own] += 2.0
+    return Part(features=features, targets=np.eye(3)[own])
+
+
+def naive_shares(train: Part, other: Part, strength: float) -> np.ndarray:
+    """Softmax regression of standardized features, found by another solver than the probe's."""
+    mean, spread = train.features.mean(axis=0), train.features.std(axis=0)
+    x_train, x_other = ((p.features - mean) / spread for p in (train, other))
+
+    def loss(flat: np.ndarray) -> float:
+        weight, bias = flat[:18].reshape(6, 3), flat[18:]
+        share = log_softmax(x_train @ weight + bias, axis=1)
+        return float(-strength * (train.targets * share).sum() + (weight**2).sum() / 2)
+
+    flat = minimize(loss, np.zeros(21), method="BFGS", options={"gtol": 1e-6}).x
+    return softmax(x_other @ flat[:18].reshape(6, 3) + flat[18:], axis=1)
+
+
+def test_classes_have_a_softmax_whose_strength_has_the_least_loss_on_validation() -> None:
+    train, validate, test = classes(90, 1), classes(60, 2), classes(50, 3)
+    scored = probe(train, validate, test, exclusive=True)
+    losses = [
+        log_loss(validate.targets.argmax(axis=1), naive_shares(train, validate, strength))
+        for strength in GRID
+    ]
+    assert scored.strength == GRID[int(np.argmin(losses))]
+    naive = naive_shares(train, test, scored.strength)
+    assert scored.scores == pytest.approx(naive, abs=1e-3)
+    assert scored.scores.sum(axis=1) == pytest.approx(np.ones(50))
+    assert (scored.scores.argmax(axis=1) == test.targets.argmax(axis=1)).mean() > 0.8
+
+
+@pytest.mark.parametrize(("kinds", "skipped"), [(2, [2]), (1, [0, 1, 2])])
+def test_a_class_without_training_sample_is_left_out(kinds: int, skipped: list[int]) -> None:
+    scored = probe(classes(90, 1, kinds), classes(60, 2), classes(50, 3), exclusive=True)
+    assert sorted(scored.skipped) == skipped
+    assert all("one class" in reason for reason in scored.skipped.values())
+    assert np.isnan(scored.scores[:, skipped]).all()
+    learned = np.delete(scored.scores, skipped, axis=1)
+    assert learned.sum(axis=1) == pytest.approx(np.full(50, float(kinds > 1)))
+
+
+def test_classes_without_validation_have_the_fixed_strength() -> None:
+    none = Part(features=np.empty((0, 6)), targets=np.empty((0, 3)))
+    scored = probe(classes(90, 1), none, classes(50, 3), exclusive=True)
+    assert scored.strength == 1e-2 and not np.isnan(scored.scores).any()

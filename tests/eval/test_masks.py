@@ -23,7 +23,7 @@ def films(count: int, *, batch: int = 4, subjects: bool = True) -> list[dict[str
         pixels = {"target": target, "predicted": predicted, "common": common}
         rows.append(
             {"key": f"film-{number:02d}", "subject_id": f"s{number // 2}" if subjects else None}
-            | {"batch": number // batch}
+            | {"batch": number // batch, "peak": None}
             | {f"{name}_pixels": value for name, value in pixels.items()}
         )
     return rows
@@ -90,7 +90,8 @@ def test_intervals_hold_the_mean_and_are_of_subjects_where_they_are_known() -> N
 
 
 def test_an_interval_of_equal_films_is_their_value() -> None:
-    row = {"subject_id": None, "batch": 0, "target_pixels": 4, "predicted_pixels": 4}
+    row = {"subject_id": None, "batch": 0, "peak": None}
+    row |= {"target_pixels": 4, "predicted_pixels": 4}
     rows = [row | {"key": str(i), "common_pixels": 2} for i in range(6)]
     dice = numbers(rows)["dice"]
     assert (dice["value"], dice["ci_low"], dice["ci_high"]) == (0.5, 0.5, 0.5)

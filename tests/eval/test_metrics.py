@@ -11,6 +11,7 @@ from sklearn.metrics import (
     f1_score,
     log_loss,
     roc_auc_score,
+    top_k_accuracy_score,
 )
 
 from imitate.eval.metrics import (
@@ -30,6 +31,7 @@ from imitate.eval.metrics import (
     settle,
     settle_tempered,
     slope_of,
+    top1,
 )
 
 Pairs = list[tuple[int, float]]
@@ -231,3 +233,50 @@ def test_temperature_of_scores_without_a_best_one() -> None:
     assert slope_of(target, np.array([0.6, 0.7, 0.3, 0.4])) == 0  # they point the wrong way
     assert slope_of(target, np.array([0.3, 0.4, 0.6, 0.7])) == 1e4  # they are never wrong
     assert slope_of(np.ones(4), np.full(4, 0.5)) is None
+
+
+# one sample: its class, and a score of each of three classes; few distinct scores make many ties
+chosen = st.lists(
+    st.tuples(st.integers(0, 2), st.tuples(*[st.sampled_from([0.1, 0.3, 0.3000001, 0.9])] * 3)),
+    min_size=1,
+    max_size=20,
+)
+
+
+def naive_top1(true: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
+    won = total = 0.0
+    for own, row, times in zip(true, score, weight, strict=True):
+        winners = [k for k in range(len(row)) if row[k] == max(row)]
+        won += times * (1 / len(winners) if own in winners else 0)
+        total += times
+    return won / total
+
+
+@given(chosen, st.integers(0, 2**32 - 1))
+def test_top1_equals_a_naive_loop_with_ties(
+    rows: list[tuple[int, tuple[float, ...]]], seed: int
+) -> None:
+    true, score = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    weight = counts(len(rows), seed)
+    found = top1(np.eye(3)[true], score, np.concatenate([ones(len(rows)), weight]))
+    naive = [naive_top1(true, score, each) for each in (ones(len(rows))[0], weight[0])]
+    assert found == pytest.approx(naive)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 5), st.integers(5, 40))
+def test_top1_without_ties_equals_sklearn(seed: int, classes: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    true, score = rng.integers(0, classes, n), rng.random((n, classes))
+    found = top1(np.eye(classes)[true], score, ones(n))[0]
+    assert found == pytest.approx(accuracy_score(true, score.argmax(axis=1)))
+    known = {"labels": np.arange(classes)}
+    assert found == pytest.approx(top_k_accuracy_score(true, score, k=1, **known))
+
+
+def test_top1_of_known_ties_and_of_a_class_without_scores() -> None:
+    target = np.eye(3)[[0, 1, 2, 2]]
+    score = np.array([[0.5, 0.5, 0.1], [0.2, 0.2, 0.2], [0.4, 0.4, 0.1], [0.1, 0.2, 0.3]])
+    assert top1(target, score, ones(4))[0] == pytest.approx((1 / 2 + 1 / 3 + 0 + 1) / 4)
+    score[:, 2] = np.nan
+    assert top1(target, score, ones(4))[0] == pytest.approx((1 / 2 + 1 / 2 + 0 + 0) / 4)
+    assert np.isnan(top1(target, score, np.zeros((1, 4)))[0])

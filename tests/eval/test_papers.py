@@ -86,3 +86,11 @@ def test_the_thresholds_that_the_protocol_names_first_count() -> None:
 
 def test_a_task_without_rows_has_no_table() -> None:
     assert gather([document(ROWS)], "finetune") == ({}, [])
+
+
+def test_of_two_headlines_a_set_has_the_first_that_there_is() -> None:
+    covidx = {"protocol": "paper", "archive": "covidx"}
+    both = [*OTHER, row(dataset="covidx", protocol="paper", metric="top1", value=0.8)]
+    for rows, metric, value in ((OTHER, "accuracy", 90.0), (both, "top1", 80.0)):
+        table, (column,) = gather([document(rows, **covidx)], "linear")
+        assert column.metric == metric and f"| {value} |" in to_markdown(table, [column])

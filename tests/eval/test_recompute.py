@@ -204,6 +204,7 @@ def test_numbers_of_masks_and_boxes_are_computed_again(built: Path, tmp_path: Pa
     films = [{"key": f"k{i:02d}", "subject_id": f"s{i}"} for i in range(20)]
     own = {"label": "nodule", "threshold_source": "fixed"}
     sizes = {"height": 64, "width": 64, "target_pixels": 40, "runs": "", "threshold": 0.5}
+    sizes |= {"peak": None}
     drawn = [{"predicted_pixels": 50, "common_pixels": int(rng.integers(0, 40))} for _ in films]
     masks = [
         common | film | sizes | some | own | {"task": "segment", "batch": i // 4}

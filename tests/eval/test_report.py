@@ -21,8 +21,7 @@ from imitate.eval.report.curves import answer_plots, head_plots, label_plots, le
 from imitate.eval.report.numbers import number_text
 from imitate.eval.report.opened import Opened, RunFolder
 from imitate.eval.report.written import write_reports, write_run_report
-from imitate.files import read_json, write_json, write_table, write_text
-from imitate.schema import REGIONS
+from imitate.files import read_json, write_json, write_text
 from imitate.shards.manifest import ShardSet
 
 SET = "phantom-rsna"
@@ -269,7 +268,9 @@ def test_wrong_films_are_those_that_were_answered_wrongly(run: Path) -> None:
 def test_without_its_shards_a_run_still_has_a_report(run: Path) -> None:
     shutil.rmtree(Folders(run.parents[1]).shards(SET))
     html = write_run_report(run).read_text()
-    assert "not here any more" in html and "<img" not in html
+    assert "not here any more" in html
+    wrong = [part for part in html.split("<h3>") if part.startswith(("zeroshot: ", "linear: "))]
+    assert all("<img" not in part for part in wrong)
 
 
 def test_the_commands_of_the_page_make_the_same_results(run: Path) -> None:
@@ -288,16 +289,12 @@ def with_overlays(run: Path) -> str:
     """Add a cell of segmentation by hand, whose training would take too long here."""
     document = read_json(results(run))
     cell = document["cells"][0]["cell"] | {"task": "segment", "fraction": 1.0}
-    told = {"cell": cell, "overlays": ["film-003"], "losses": [3.0, 2.0], "judged": [2.5, 2.4]}
+    told = {"cell": cell, "overlays": [["film-003", "Dice 0.75"]]}
+    told |= {"losses": [3.0, 2.0], "judged": [2.5, 2.4]}
     number = document["rows"][0] | {"task": "segment", "fraction": 1.0, "label": "region"}
     number |= {"metric": "dice", "value": 0.625, "ci_low": 0.5, "ci_high": 0.75}
     document |= {"cells": [*document["cells"], told], "rows": [*document["rows"], number]}
     write_json(results(run), document)
-    region = cell | {"key": "film-003", "subject_id": None, "label": "region", "batch": 0}
-    region |= {"threshold_source": "fixed", "threshold": 0.5, "height": 16, "width": 16}
-    region |= {"target_pixels": 10, "predicted_pixels": 6, "common_pixels": 6, "runs": ""}
-    own = {name: region[name] for name in REGIONS.names}
-    write_table(results(run).with_name("regions.parquet"), REGIONS, [own])
     folder = results(run).with_name("segment") / "own-segment-1.0-0-0"
     folder.mkdir(parents=True)
     assert cv2.imwrite(str(folder / "film-003.png"), np.full((16, 16, 3), 90, np.uint8))
@@ -321,6 +318,8 @@ def test_what_must_be_known_before_a_number_comes_first(run: Path) -> None:
 def test_overlays_and_the_training_of_a_head_are_shown(run: Path) -> None:
     dice = with_overlays(run)
     html = write_run_report(run).read_text()
+    tinted = html.split("<h3>zeroshot, tinted")[1].split("<h3>")[0]
+    assert tinted.count("data:image/jpeg") >= 2 and "Pneumonia: present, score 0." in tinted
     sheet = html.split("<h3>segment, ")[1].split("<h3>")[0]
     assert "data:image/jpeg" in sheet and dice in sheet and "film-003" in sheet
     assert "0.625" in html

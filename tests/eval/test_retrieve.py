@@ -20,7 +20,7 @@ from imitate.eval.commands import register
 from imitate.eval.encoders.encoder import OurModel
 from imitate.eval.results.papers import gather, to_csv
 from imitate.eval.retrieval.queries import read_queries
-from imitate.eval.retrieval.ranking import DIRECTIONS, PLACES, Collection
+from imitate.eval.retrieval.ranking import CHUNK, DIRECTIONS, PLACES, Collection
 from imitate.eval.retrieval.ranks import MEASURES, Ranks, retrieval_rows
 from imitate.eval.run import Evaluation
 from imitate.eval.statistics.recompute import recompute
@@ -134,6 +134,43 @@ def test_recalls_are_those_of_the_validation_of_a_run(*, seed: int, coarse: bool
             assert numbers[f"r@{k}-same", direction] == pytest.approx(known[f"{own}/same/r@{k}"])
 
 
+def nearest_by_hand(told: Collection, direction: str, film: int) -> list[int]:
+    """The first five in order; of equal texts, and of films as near, the first one first."""
+    text = told.text.tolist()
+    among, score = [], {}
+    for i, own in enumerate(text):
+        if direction == DIRECTIONS[1]:
+            among.append(i)
+            score[i] = sum(told.texts[text[film]] * told.images[i])
+        elif own not in text[:i]:
+            among.append(i)
+            score[i] = sum(told.images[film] * told.texts[own])
+    return sorted(among, key=lambda i: (-round(score[i], 9), i))[:5]
+
+
+@given(
+    seed=st.integers(0, 99),
+    films=st.integers(1, 24),
+    texts=st.integers(1, 9),
+    coarse=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_nearest_are_the_first_of_distinct_candidates(
+    *, seed: int, films: int, texts: int, coarse: bool
+) -> None:
+    told = collection(seed, films=films, texts=texts, coarse=coarse)
+    for row in told.rankings():
+        assert row["nearest"] == nearest_by_hand(told, row["direction"], row["film"])
+
+
+def test_nearest_are_looked_for_among_all_chunks() -> None:
+    told = collection(2, films=CHUNK + 40, texts=300)
+    rows = [row for row in told.rankings() if row["film"] in (0, CHUNK - 1, CHUNK, CHUNK + 39)]
+    assert len(rows) == 8 and max(max(row["nearest"]) for row in rows) >= CHUNK
+    for row in rows:
+        assert row["nearest"] == nearest_by_hand(told, row["direction"], row["film"])
+
+
 def test_a_perfect_encoder_reaches_the_ceilings_and_no_more() -> None:
     row = np.repeat(np.arange(8), [1, 1, 1, 2, 2, 3, 5, 12])
     texts = np.eye(8)
@@ -239,6 +276,10 @@ def test_a_set_without_labels_is_retrieved_and_recomputed(
     assert {row["key"] for row in kept} == films.keys() and len(kept) == 4 * len(films)
     alike = Counter(film["impression"] for film in films.values())
     assert all(row["same"] == alike[films[row["key"]]["impression"]] for row in kept)
+    for row in kept:
+        assert len(set(row["nearest"])) == len(row["nearest"]) == 5
+        found = {films[key]["impression"] for key in row["nearest"]}
+        assert row["direction"] == DIRECTIONS[1] or len(found) == 5
     facts = document["cells"][0]
     assert (facts["of"], facts["films"], facts["texts"]) == ("test", len(films), len(alike))
     assert not any(row["metric"] in {"p@5", "p@10", "p@100"} for row in document["rows"])

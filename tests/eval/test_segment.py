@@ -17,6 +17,7 @@ from imitate.eval.encoders.crew import Crew
 from imitate.eval.encoders.encoder import OurModel
 from imitate.eval.encoders.features import Pictures
 from imitate.eval.heads.regions import Regions
+from imitate.eval.heads.stock import Stock
 from imitate.eval.masks import Overlaps, overlap_rows
 from imitate.eval.protocols.setting import read_setting
 from imitate.eval.table import Cell
@@ -167,7 +168,7 @@ def test_numbers_follow_from_the_kept_regions(make_work: MakeWork, tests: TestSe
 def test_outlines_of_some_marked_films_are_kept(make_work: MakeWork) -> None:
     found = Segment().do(make_work())
     marked = {row["key"] for row in rows_of(found) if row["target_pixels"]}
-    keys = found.facts["overlays"]
+    keys = dict(found.facts["overlays"])
     assert 0 < len(keys) <= 8 and set(keys) <= marked
     assert set(found.files) == {f"{key}.png" for key in keys}
     for data in found.files.values():
@@ -250,10 +251,13 @@ def test_damaged_films_and_masks_are_left_out(
     assert not left & {column("key")[marked], column("key")[plain]}
 
 
-def test_a_split_without_a_sound_film_is_an_error(make_work: MakeWork, tests: TestSet) -> None:
-    none = replace(tests, films={**tests.films, "validate": tests.films["validate"][:0]})
-    with pytest.raises(InputError, match="every film"):
-        Segment().do(make_work(tests=none))
+def test_a_split_without_a_sound_film_is_an_error(tests: TestSet) -> None:
+    rows = tests.films["validate"]
+    stock = Stock(tests, rows, seed=0, workers=1)
+    some = frozenset(rows[1:].tolist())
+    assert stock.sound(rows, without=some).tolist() == rows[:1].tolist()
+    with pytest.raises(InputError, match=f"all of {len(rows)} samples"):
+        stock.sound(rows, without=some | {int(rows[0])})
 
 
 def test_sets_without_regions_are_not_segmented(tests: TestSet, built: Path) -> None:

@@ -10,11 +10,19 @@ from imitate.contract import Folders
 from imitate.eval.metrics import Part
 from imitate.eval.prompts.pairs import Pair, prompt_files, prompts_for, read_prompts
 from imitate.eval.protocols.setting import read_setting
-from imitate.eval.tasks.zeroshot import ZeroShot, embed_pairs, pair_scores, zeroshot
+from imitate.eval.tasks.zeroshot import (
+    SHOWN,
+    ZeroShot,
+    embed_pairs,
+    pair_scores,
+    shown_films,
+    zeroshot,
+)
 from imitate.eval.testset import open_testset
 from imitate.prep.archives.chexpert import LABELS as CHEXPERT
 from imitate.prep.archives.covidx import labels_of
 from imitate.prep.archives.nih import LABELS as NIH
+from imitate.prep.archives.object_cxr import LABEL as OBJECT
 from imitate.prep.archives.siim import LABEL as PNEUMOTHORAX
 from imitate.prep.download.covidx_lists import WORDS
 from imitate.prep.phantoms.drawing.film import KINDS
@@ -72,6 +80,7 @@ def test_zeroshot_finds_the_threshold_on_validation() -> None:
         ("siim", [PNEUMOTHORAX]),
         ("covidx", sorted({*WORDS[3], *labels_of("negative")})),
         ("chexpert", CHEXPERT),
+        ("object-cxr", [OBJECT]),
         ("phantom-mimic", [*KINDS, "No Finding"]),
         ("phantom-rsna", ["Pneumonia"]),
     ],
@@ -131,3 +140,24 @@ def test_the_published_protocol_has_the_plain_templates(built: Path) -> None:
     assert states["clean"]["Pneumonia"]["source"] == "prompts/phantom-rsna.yaml"
     assert states["paper"]["Pneumonia"]["positive"] == ("pneumonia",)
     assert {pair["source"] for pair in states["paper"].values()} == {"template"}
+
+
+def test_films_to_show_are_the_highest_cases_and_others_of_the_commonest_labels() -> None:
+    rng = np.random.default_rng(2)
+    target_NL = (rng.random((60, 6)) < np.linspace(0.1, 0.8, 6)).astype(np.float64)
+    target_NL[:, 5] = np.nan  # nobody said
+    score_NL = rng.random((60, 6))
+    shown = list(shown_films(target_NL, score_NL))
+    assert len({film for film, _ in shown}) == len(shown) == 2 * SHOWN
+    assert [label for _, label in shown] == [4, 4, 3, 3, 2, 2, 1, 1]
+    for place, (film, label) in enumerate(shown):
+        target = 1 - place % 2
+        before = {other for other, _ in shown[:place]}
+        rivals = [
+            score_NL[n, label]
+            for n in range(60)
+            if target_NL[n, label] == target
+            if n not in before
+        ]
+        assert target_NL[film, label] == target and score_NL[film, label] == max(rivals)
+    assert list(shown_films(np.zeros((1, 1)), np.ones((1, 1)))) == [(0, 0)]

@@ -143,15 +143,39 @@ def test_both_forms_give_the_same_texts_and_splits(twins: tuple[Path, Path]) -> 
         assert (row["norm"], jpg[image_id]["norm"]) == ("mimic", "none")
 
 
-def test_radiologist_labels_replace_the_automatic_ones_in_the_test_split(
+def test_radiologist_labels_stand_beside_the_automatic_ones_in_the_test_split(
     twins: tuple[Path, Path],
 ) -> None:
-    rows = manifest(twins[1]).values()
-    read = [row for row in rows if row["label_source"] == "radiologist-2.1.0"]
-    assert read
-    assert {row["split"] for row in read} == {"test"}
-    assert any("Lung Opacity" in row["labels"] for row in read)
-    assert not any("Airspace Opacity" in row["labels"] for row in rows)
+    dicom, jpg = map(manifest, twins)
+    read = {i: row for i, row in jpg.items() if row["label_source"].endswith("radiologist-2.1.0")}
+    assert {row["split"] for row in read.values()} == {"test"}
+    assert {row["label_source"] for row in read.values()} == {"chexpert + radiologist-2.1.0"}
+    source = next(Path(twins[1]).parents[2].glob("jpg/*-test-set-labeled.csv"))
+    with source.open() as handle:
+        told = {row["study_id"]: row for row in csv.DictReader(handle)}
+    assert read.keys() == {i for i, row in jpg.items() if row["study_id"] in told}
+    for image_id, row in jpg.items():
+        automatic = {n: v for n, v in row["labels"].items() if not n.endswith(" (radiologist)")}
+        assert automatic == dicom[image_id]["labels"]  # where no radiologist's table lies
+        beside = {n: v for n, v in row["labels"].items() if n not in automatic}
+        names = {n: n.replace("Airspace", "Lung") for n in told.get(row["study_id"], {})}
+        assert beside == {
+            f"{name} (radiologist)": float(told[row["study_id"]][column])
+            for column, name in names.items()
+            if column != "study_id" and image_id in read
+        }
+    assert any("Lung Opacity (radiologist)" in row["labels"] for row in read.values())
+
+
+def test_radiologist_labels_count_in_the_test_split_only(tmp_path: Path) -> None:
+    write_mimic(tmp_path / "jpg", studies=16, seed=2, size=SIZE, jpg=True, anomalies=False)
+    path = tmp_path / "jpg" / "mimic-cxr-2.1.0-test-set-labeled.csv"
+    records = list_mimic(tmp_path / "jpg", reports=None, tables=None).records
+    study = next(r.study_id for r in records if r.split == "train")
+    path.write_text(f"study_id,Edema\n{study},1\n")
+    records = list_mimic(tmp_path / "jpg", reports=None, tables=None).records
+    assert {r.label_source for r in records} == {"chexpert"}
+    assert not any("radiologist" in name for r in records for name in r.labels)
 
 
 def test_anomalies_of_the_jpg_form(tmp_path: Path) -> None:

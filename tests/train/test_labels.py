@@ -56,6 +56,11 @@ def test_labels_that_tell_films_apart_are_trained() -> None:
     assert labels_task().names == ("A", "B")  # C is never 0 and D never 1
 
 
+def test_labels_that_a_radiologist_gave_beside_automatic_ones_are_not_trained() -> None:
+    read = [row | {f"{name} (radiologist)": value for name, value in row.items()} for row in LABELS]
+    assert labels_task(read).names == ("A", "B")
+
+
 def test_the_loss_is_the_cross_entropy_of_the_known_labels() -> None:
     task = labels_task()
     given = batch(task)

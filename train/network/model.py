@@ -1,7 +1,7 @@
 """The vision-language model: a backbone, its branches, and one head for text.
 
-Axes: B images, C channels, H and W rows and columns, N texts, E width of the frozen text
-embeddings, D joint embedding.
+Axes: B images, C channels, H and W rows and columns, h and w those of the last level, P places of
+all images, N texts, E width of the frozen text embeddings, D joint embedding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...contract import ConfigError
-from .backbone import BackboneConfig, build_backbone, pooled
+from .backbone import STAGES, BackboneConfig, build_backbone, pooled
 from .branches import (
     ChannelDraw,
     Channels,
@@ -229,6 +229,25 @@ class VisionLanguageModel(nn.Module):
         draws = [self.draw(branch, "evaluation", 0, i) for i in range(EVALUATION_DRAWS)]
         parts = [self.project(branch, self.read(branch, levels, draw)) for draw in draws]
         return F.normalize(torch.stack([F.normalize(p, dim=1) for p in parts]).mean(0), dim=1)
+
+    @property
+    def embeds_places(self) -> bool:
+        """Whether the branch of the image embedding reads the pooled vector, hence places too."""
+        name = self.config.embedding
+        return name in self.config.branches and not self.config.branches[name]
+
+    @torch.no_grad()
+    def embed_places(self, picture_BHW: Tensor) -> Tensor:
+        """Return embeddings of the places of the last level [B, h, w, D], of length 1.
+
+        The pictures are grey values of 0 to 255 that are seen whole, of any size. The head of
+        `embedding`, which must read the pooled vector, reads the vector of each place instead.
+        """
+        with evaluating(self):
+            map_BChw = self.backbone(normalise(picture_BHW, self.config.image))[STAGES[-1]]
+            place_PC = map_BChw.permute(0, 2, 3, 1).flatten(0, 2)
+            place_PD = F.normalize(self.project(self.config.embedding, place_PC), dim=1)
+            return place_PD.reshape(len(picture_BHW), *map_BChw.shape[2:], -1)
 
     @torch.no_grad()
     def embed_text_vectors(self, text_NE: Tensor) -> Tensor:

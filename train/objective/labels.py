@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...contract import InputError
+from ...prep.record import RADIOLOGIST
 from ..network.backbone import pooled
 from ..network.model import VisionLanguageModel
 from .contrast import gather
@@ -28,7 +29,8 @@ class LabelsTask(PictureTask):
     """Binds the model, the labels of the split and the views: binary cross-entropy by label.
 
     `labels` are those of every sample of the shard set, by its ordinal. 1 and 0 count: uncertain
-    and absent ones are masked. Trained are the labels of which the split has both, by name.
+    and absent ones are masked. Trained are the labels of which the split has both, by name, but
+    for those that a radiologist gave beside automatic ones: evaluation asks for them.
     Raises InputError when there is none.
     """
 
@@ -47,7 +49,8 @@ class LabelsTask(PictureTask):
         for ordinal in corpus.ordinals.tolist():
             for name, value in labels[ordinal].items():
                 told.setdefault(name, set()).add(value)
-        self.names = tuple(sorted(name for name, values in told.items() if {0.0, 1.0} <= values))
+        both = (name for name, values in told.items() if {0.0, 1.0} <= values)
+        self.names = tuple(sorted(name for name in both if not name.endswith(RADIOLOGIST)))
         if not self.names:
             raise InputError(
                 "no label is 1 on one film of the training split and 0 on another",

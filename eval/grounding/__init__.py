@@ -1,0 +1,1 @@
+"""Which places of a film lie near to what a prompt says."""
