@@ -295,7 +295,7 @@ COMPARISONS = _table(
     ("other", "string", "the encoder that it is compared with"),
     ("metric", "string", "auroc, dice, map or r@5"),
     ("label", "string", "`macro`: the mean over the labels that all encoders answered"),
-    ("labels", "int32", "number of these labels"),
+    ("labels", "int32", "number of these labels, in any draw"),
     ("difference", "float64?", "value of `encoder` less that of `other`"),
     ("ci_low", "float64?", "lower end of the paired 95 % interval"),
     ("ci_high", "float64?", "upper end of the paired 95 % interval"),

@@ -84,7 +84,7 @@ def evaluate_set(request: Request, interrupts: Interrupts, crew: Crew) -> Outcom
         raise UsageError("no prepared set can be evaluated", where=str(root))
     paths = [path for outcome in outcomes for path in outcome.paths]
     folders = list(dict.fromkeys(path.parent for path in paths))
-    tables = [path for folder in folders for path in write_tables(folder, write=crew.first)]
+    tables = write_tables(folders, write=crew.first)
     return Outcome(
         dataset=ALL,
         documents=[document for outcome in outcomes for document in outcome.documents],

@@ -184,7 +184,9 @@ def _label_lines(groups: Mapping[tuple[str, float], list[Row]], metric: Metric) 
     table = [[f"{metric[0]} by label", "positive", *(f"#{i + 1}" for i in range(len(chosen)))]]
     for label in labels:
         cells = [[row for row in rows if row["label"] == label] for rows in chosen]
-        positive = f"{cells[0][0]['n_pos']}/{cells[0][0]['n']}"
+        # a label that could not be learned from a small share of the labels has no answers there
+        most = max((row for rows in cells for row in rows), key=lambda row: row["n"])
+        positive = f"{most['n_pos']}/{most['n']}"
         table.append([label, positive, *(_shown(rows, spread=True) for rows in cells)])
     return [*aligned(table), ""]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..statistics.lines import statistics_text
 from ..table import render
+from .beside import by_set, side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,14 @@ class Outcome:
     tables: Sequence[Path] = ()
 
     def as_text(self) -> str:
-        """Return the tables, and where everything is."""
-        parts = [
-            f"{render(document)}\n{statistics_text(document, path)}"
-            f"results and predictions: {path}\n"
-            for document, path in zip(self.documents, self.paths, strict=True)
-        ]
+        """Return a table of all encoders for each set, and where everything is."""
+        place = dict(zip(map(id, self.documents), self.paths, strict=True))
+        parts = []
+        for together in by_set(self.documents):
+            paths = [place[id(document)] for document in together]
+            document = side_by_side(together)
+            where = "".join(f"results and predictions: {path}\n" for path in paths)
+            parts.append(f"{render(document)}\n{statistics_text(document, paths)}{where}")
         return "\n".join([*parts, *(f"table of all sets: {path}" for path in self.tables)])
 
     @property

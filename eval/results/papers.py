@@ -1,4 +1,4 @@
-"""Tables as papers print them: one a task, encoders down, sets and label fractions across.
+"""Tables as papers print them: one a task, all encoders down, sets and label fractions across.
 
 Numbers are the headline metrics that a protocol names, times 100 (of `one or other` the first that
 a set has); over several draws or seeds the mean, with the deviation where there are more than one.
@@ -21,6 +21,7 @@ from ..metrics import MACRO
 from ..protocols.setting import read_setting
 from ..table import Row
 from ..tasks.registry import TASKS
+from .beside import by_set, side_by_side
 
 COLUMNS = ("encoder", "dataset", "protocol", "task", "fraction", "metric", "value")
 MORE = ("sd", "count", "ci_low", "ci_high", "phantom")
@@ -47,23 +48,25 @@ class Column:
 Table = Mapping[str, Mapping[Column, Sequence[Row]]]  # rows of each encoder and column
 
 
-def write_tables(folder: Path, *, write: bool) -> list[Path]:
-    """Write `<task>.md`, `.csv` and `.tex` for every task, from the results below `folder`.
+def write_tables(folders: Sequence[Path], *, write: bool) -> list[Path]:
+    """Write `<task>.md`, `.csv` and `.tex` for every task, from the results below all `folders`.
 
-    Returns the Markdown files. Without `write` nothing is written.
+    Each folder gets the same tables. Returns the Markdown files of the first; without `write`
+    nothing is written.
     """
-    documents = [read_json(path) for path in sorted(folder.glob("*/results.json"))]
-    paths = []
+    paths = [path for folder in folders for path in sorted(folder.glob("*/results.json"))]
+    documents = [side_by_side(each) for each in by_set([read_json(path) for path in paths])]
+    tables = []
     for task in TASKS:
         table, columns = gather(documents, task)
         if not columns:
             continue
-        paths.append(folder / f"{task}.md")
-        if write:
-            write_text(paths[-1], to_markdown(table, columns))
+        tables.append(folders[0] / f"{task}.md")
+        for folder in folders if write else ():
+            write_text(folder / f"{task}.md", to_markdown(table, columns))
             write_text(folder / f"{task}.csv", to_csv(table, columns))
             write_text(folder / f"{task}.tex", to_latex(table, columns))
-    return paths
+    return tables
 
 
 def gather(documents: Sequence[Mapping[str, Any]], task: str) -> tuple[Table, list[Column]]:

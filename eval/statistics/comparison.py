@@ -23,7 +23,7 @@ from ..intervals import REPLICATES, interval
 from ..metrics import MACRO, Floats
 from ..table import CONTROLS, RANDOM
 from .answers import WITHOUT_INTERVAL, Answers
-from .evidence import Evidence
+from .evidence import Evidence, Mask
 
 SIGNIFICANCE, POWER = 0.05, 0.8
 # the metrics that are joined over repeats; encoders are compared by the first of a task's
@@ -124,7 +124,8 @@ def compare(groups: Sequence[Group], *, seed: int) -> list[dict[str, Any]]:
     """Return rows of COMPARISONS: each pair of encoders of each place, corrected over all of them.
 
     Controls are not compared with each other, nor a random one with another's encoder. Encoders at
-    one place are compared on the samples and labels that all of them answered. p is of
+    one place are compared on the samples that all of them answered, and for each draw on the labels
+    that all of them answered there; a draw without such a label is left out. p is of
     a normal distribution whose deviation is the bootstrap's; `smallest` is the difference that
     this test set would show with a power of 80 % at the corrected 5 %.
     """
@@ -171,15 +172,15 @@ def _pairs(groups: Sequence[Group], *, seed: int) -> list[dict[str, Any]]:
     """Return rows of COMPARISONS that are not corrected yet, for all pairs at one place."""
     if len(groups) < 2:
         return []
-    shared = frozenset.intersection(*(frozenset(a.keys) for g in groups for a in g.answers))
+    shared = _shared(groups)
     groups = [group.only(shared) for group in groups]
-    counted_L = np.logical_and.reduce([a.counted for g in groups for a in g.answers])
-    measured = [_measured(group, counted_L, seed) for group in groups]
+    counted = _counted(groups)
+    measured = [_measured(group, counted, seed) for group in groups]
     first = groups[0].answers[0]
     common = dict(groups[0].place) | {
         "metric": groups[0].metrics[0],
         "label": MACRO,
-        "labels": int(counted_L.sum()),
+        "labels": int(np.logical_or.reduce(list(counted.values())).sum()),
         "n": len(first.keys),
         "n_subjects": first.units.among(np.ones(len(first.keys), dtype=bool)),
         "ci_method": f"paired-{first.units.method()}",
@@ -191,22 +192,47 @@ def _pairs(groups: Sequence[Group], *, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def _shared(groups: Sequence[Group]) -> frozenset[str]:
+    """Return the samples that all answered, but for draws in which a label counts for none."""
+    counted = _counted(groups)
+    keys = [
+        frozenset(answers.keys)
+        for group in groups
+        for (draw, _), answers in zip(group.repeats, group.answers, strict=True)
+        if counted[draw].any()
+    ]
+    return frozenset.intersection(*keys) if keys else frozenset()
+
+
+def _counted(groups: Sequence[Group]) -> dict[int, Mask]:
+    """Return which labels all groups answered in each draw of the training labels.  # [L]"""
+    found: dict[int, Mask] = {}
+    for group in groups:
+        for (draw, _), answers in zip(group.repeats, group.answers, strict=True):
+            found[draw] = found.get(draw, answers.counted) & answers.counted
+    return found
+
+
 def _comparable(one: Group, other: Group) -> bool:
     names = {one.encoder, other.encoder}
     return not names <= set(CONTROLS) and (RANDOM not in names or one.beside == other.beside)
 
 
-def _measured(group: Group, counted_L: Any, seed: int) -> _Measured:
-    """Measure a group, its repeats sorted; all is NaN when no label is counted."""
+def _measured(group: Group, counted: Mapping[int, Mask], seed: int) -> _Measured:
+    """Measure a group, its repeats sorted, on the labels that are counted in their draws.
+
+    All is NaN when no draw has one.
+    """
     order = sorted(range(len(group.repeats)), key=lambda i: group.repeats[i])
-    answers = [group.answers[i] for i in order]
+    masks = [counted[group.repeats[i][0]] for i in order]
+    pairs = [(group.answers[i], mask_L) for i, mask_L in zip(order, masks, strict=True)]
     main = group.metrics[:1]
-    value_SL = [np.where(counted_L, a.values(main)[:, 0], np.nan) for a in answers]
-    return _Measured(
-        group=group,
-        values=np.concatenate([_macro(value_L[None, :, None])[0] for value_L in value_SL]),
-        spread=np.stack([_spread(a, main, counted_L, seed)[:, 0] for a in answers]),
-    )
+    values, spread = [], []
+    for answers, mask_L in [pair for pair in pairs if pair[1].any()] or pairs:
+        value_L = np.where(mask_L, answers.values(main)[:, 0], np.nan)
+        values.append(_macro(value_L[None, :, None])[0])
+        spread.append(_spread(answers, main, mask_L, seed)[:, 0])
+    return _Measured(group=group, values=np.concatenate(values), spread=np.stack(spread))
 
 
 def _difference(one: _Measured, other: _Measured, seed: int) -> dict[str, Any]:

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...files import read_json
 from ..metrics import MACRO
-from ..table import aligned
+from ..table import CONTROLS, aligned
 from .written import FILE
 
-MAIN = ("auroc", "dice", "map", "r@5")  # metrics that encoders are compared by
+MAIN = ("auroc", "dice", "map", "pointing", "r@5")  # metrics that encoders are compared by
 
 
-def statistics_text(document: Mapping[str, Any], folder: Path) -> str:
-    """Return all that is known beside the numbers of an evaluation; empty when nothing is."""
-    path = folder / FILE
-    known = read_json(path) if path.is_file() else {}
+def statistics_text(document: Mapping[str, Any], folders: Sequence[Path]) -> str:
+    """Return all that is known beside the numbers of evaluations of one set; empty without any.
+
+    `document` holds the numbers of all. They were compared with each other, so each of them has the
+    same comparisons.
+    """
+    known = {f: read_json(f / FILE) for f in folders if (f / FILE).is_file()}
+    named = [row for folder in known for row in _named(known[folder]["summary"], folder, folders)]
+    compared = [row for each in [*known.values()][:1] for row in each["comparisons"]]
     tasks = {row["task"] for row in document["rows"]}
     printed = [row for row in document["published"] if row["task"] in tasks]
     parts = (
-        summary_lines(known.get("summary", [])),
-        comparison_lines(known.get("comparisons", [])),
-        slice_lines(known.get("slices", [])),
+        summary_lines(named),
+        comparison_lines(compared),
+        slice_lines([row for each in known.values() for row in each["slices"]]),
         published_lines(printed),
     )
     return "".join("\n".join(["", *lines, ""]) for lines in parts if lines)
+
+
+def _named(
+    rows: Sequence[Mapping[str, Any]], folder: Path, folders: Sequence[Path]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield rows, those of controls under the run that they stand beside where there are more."""
+    for row in rows:
+        control = row["encoder"] in CONTROLS and len(folders) > 1
+        name = f"{row['encoder']} of {folder.parents[1].name}"
+        yield dict(row) | {"encoder": name} if control else row
 
 
 def summary_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

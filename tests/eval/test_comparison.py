@@ -214,3 +214,37 @@ def test_correction_counts_all_comparisons_of_the_table() -> None:
     assert [r["p_holm"] for r in rows] == pytest.approx(holm([r["p"] for r in rows]))
     (alone,) = compare(groups(a=sides["a"], c=sides["c"]), seed=0)
     assert rows[1]["smallest"] > alone["smallest"] and rows[1]["p"] == alone["p"]
+
+
+def test_each_draw_counts_the_labels_that_all_answered_in_it() -> None:
+    rng = np.random.default_rng(4)
+    target = (rng.random((50, 3)) < 0.4).astype(float)
+    taught = {0: (0, 1), 1: (2,), 2: ()}  # what each small draw of the training labels could teach
+
+    def drawn(skill: float) -> dict[int, Answers]:
+        found = {}
+        for draw, labels in taught.items():
+            score = skill * target + rng.standard_normal(target.shape)
+            score[:, [label for label in range(3) if label not in labels]] = np.nan
+            found[draw] = answers(target, score)
+        return found
+
+    sides = {"good": drawn(2.0), "bad": drawn(0.0)}
+    cells = [
+        (CELL | {"encoder": name, "run_digest": name, "draw": draw}, each)
+        for name, found in sides.items()
+        for draw, each in found.items()
+    ]
+    (row,) = compare(groups_of("rsna", "good", cells), seed=0)
+    means = {
+        name: np.mean(
+            [
+                np.mean([found[draw].values(["auroc"])[label, 0] for label in labels])
+                for draw, labels in taught.items()
+                if labels
+            ]
+        )
+        for name, found in sides.items()
+    }
+    assert row["difference"] == pytest.approx(means["good"] - means["bad"])
+    assert row["labels"] == 3 and row["ci_low"] > 0 and row["p"] < 0.01

@@ -106,11 +106,12 @@ def test_any_other_set_has_none(whole: TestSet, built: Path) -> None:
 def test_printed_numbers_stand_apart_and_name_their_source(whole: TestSet, tmp_path: Path) -> None:
     rows = [asdict(number) for number in comparable(whole)]
     document = {"published": rows, "rows": [{"task": "linear"}]}
-    text = statistics_text(document, tmp_path)
+    text = statistics_text(document, [tmp_path])
     assert "published, not measured here: linear, auroc in percent; G2D" in text
     assert "Dice" not in text and "dice" not in text  # no segmentation was measured
     line = next(line for line in text.splitlines() if line.split()[:1] == ["MGCA"])
     assert line.split() == ["MGCA", "88.6", "89.1", "89.9"]
     assert (
-        published_lines([]) == [] and statistics_text({"published": [], "rows": []}, tmp_path) == ""
+        published_lines([]) == []
+        and statistics_text({"published": [], "rows": []}, [tmp_path]) == ""
     )

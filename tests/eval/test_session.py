@@ -138,6 +138,19 @@ def test_all_evaluates_every_set_and_writes_a_table_a_task(both: Path, make_set:
     assert r"30 \%" in latex and latex.count(r"\\") == 4 and "no-pixels &" in latex
 
 
+def test_all_encoders_of_a_call_stand_in_one_table(root: Path, make_run: Make) -> None:
+    make_run(root, "other", seed=5)
+    asked = ("--run", "run", "--run", "other", "--task", "linear", "--fraction", 0.3)
+    text = done(root, "all", *asked)
+    assert text.count("#  linear") == text.count("paired difference") == 1
+    head, *lines = text.split("#  linear")[1].splitlines()
+    names = [line.split()[1] for line in lines[:4]]
+    # the control of one architecture and seed is the same whoever stands beside it
+    assert names == ["run", "other", "random", "no-pixels"], head
+    tables = [(Folders(root).run(n) / "eval" / "linear.md").read_text() for n in ("run", "other")]
+    assert tables[0] == tables[1] and tables[0].count("\n| ") == 5
+
+
 def test_all_of_a_protocol_takes_its_sets_only(both: Path) -> None:
     text = done(both, "all", "--protocol", "paper", "--task", "zeroshot", "--no-control")
     assert f"{SET}-paper" in text and not (Folders(both).run("run") / "eval" / SET).exists()
