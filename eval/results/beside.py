@@ -40,18 +40,16 @@ def side_by_side(documents: Sequence[Document]) -> Document:
 
 
 def _controls(documents: Sequence[Document], control: str, task: str) -> Iterator[Row]:
-    """Yield the rows of a control on a task: once, or once beside each encoder."""
-    found = [
-        (each["encoder"]["name"], rows)
-        for each in documents
-        if (rows := [r for r in each["rows"] if (r["encoder"], r["task"]) == (control, task)])
-    ]
-    if len({str([_numbers(row) for row in rows]) for _, rows in found}) == 1:
-        yield from found[0][1]
-        return
-    for name, rows in found:
-        for row in rows:
-            yield row | {"encoder": f"{control} of {name}"}
+    """Yield the rows of a control on a task: once for all encoders beside which they are equal."""
+    equal: dict[str, tuple[list[str], list[Row]]] = {}
+    for each in documents:
+        rows = [row for row in each["rows"] if (row["encoder"], row["task"]) == (control, task)]
+        if rows:
+            names, _ = equal.setdefault(str([_numbers(row) for row in rows]), ([], rows))
+            names.append(each["encoder"]["name"])
+    for names, rows in equal.values():
+        name = control if len(equal) == 1 else f"{control} of {', '.join(names)}"
+        yield from ({**row, "encoder": name} for row in rows)
 
 
 def _numbers(row: Row) -> Row:

@@ -30,6 +30,11 @@ def test_a_control_that_differs_is_named_after_its_encoder() -> None:
     assert encoders(told) == ["one", "two", "random of one", "random of two", "no-pixels"]
 
 
+def test_a_control_names_all_encoders_beside_which_it_is_the_same() -> None:
+    told = side_by_side([document("one", 0.6), document("two", 0.7), document("three", 0.6)])
+    assert encoders(told)[3:5] == ["random of one, three", "random of two"]
+
+
 def test_an_encoder_without_a_task_has_no_control_of_it() -> None:
     other = document("two", 0.7)
     other["rows"] = [row | {"task": "zeroshot"} for row in other["rows"]]
