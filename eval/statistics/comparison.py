@@ -193,15 +193,18 @@ def _pairs(groups: Sequence[Group], *, seed: int) -> list[dict[str, Any]]:
 
 
 def _shared(groups: Sequence[Group]) -> frozenset[str]:
-    """Return the samples that all answered, but for draws in which a label counts for none."""
+    """Return the samples that all answered.
+
+    A draw in which no label counts may have no answers, and is looked at only where all are such.
+    """
     counted = _counted(groups)
-    keys = [
-        frozenset(answers.keys)
+    answered = [
+        (counted[draw].any(), frozenset(answers.keys))
         for group in groups
         for (draw, _), answers in zip(group.repeats, group.answers, strict=True)
-        if counted[draw].any()
     ]
-    return frozenset.intersection(*keys) if keys else frozenset()
+    keys = [keys for counts, keys in answered if counts] or [keys for _, keys in answered]
+    return frozenset.intersection(*keys)
 
 
 def _counted(groups: Sequence[Group]) -> dict[int, Mask]:

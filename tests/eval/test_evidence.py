@@ -103,3 +103,10 @@ def test_too_few_cases_compare_nothing() -> None:
     assert not few.counted.any() and np.isnan(few.values(("dice",))).all()
     none = Boxes.of(detections(1, 0.9)).only(np.arange(30) < 3)
     assert not none.counted.any() and np.isnan(none.values(("map",))).all()
+    for task, found in (("segment", few), ("detect", none)):
+        cells = [
+            (CELL | {"task": task, "encoder": name, "run_digest": name}, found)
+            for name in ("one", "other")
+        ]
+        (row,) = compare(groups_of("siim", "one", cells), seed=0)
+        assert (row["difference"], row["labels"], row["n"]) == (None, 0, len(found.keys))
