@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, demo
-from .contract import Exit, ImitateError
+from .contract import CANNOT_WRITE, Exit, ImitateError
 from .eval import commands as eval_commands
 from .eval.report import commands as report_commands
 from .prep import commands as prep_commands
@@ -62,6 +62,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.DONE)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            _fail(
+                f"cannot read or write: {error.strerror} ({error.filename})\n"
+                "  make room, or give us the right to; the same command then goes on",
+                Exit.INPUT,
+            )
         _fail(
             f"a defect of imitate: {type(error).__name__}\n"
             "  please report it with the command and the traceback that "

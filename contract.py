@@ -15,6 +15,7 @@ Nothing here imports more than the standard library, so `imitate --help` stays l
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from typing import Literal
 SPLITS = ("train", "validate", "test")
 
 Access = Literal["open", "credentialed"]
+
+# of a disk that is full or closed to us
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 class Exit(IntEnum):

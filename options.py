@@ -75,6 +75,9 @@ Progress = Annotated[
 ]
 
 
+NAMED = "the rejects table names each with its reason"
+
+
 @dataclass(frozen=True)
 class FaultBudget:
     """How many faults a stage may have: a number, or a share of all it saw."""
@@ -94,14 +97,14 @@ class FaultBudget:
             return cls(share=float(text[:-1]) / 100)
         return cls(number=int(text))
 
-    def check(self, faults: int, total: int) -> None:
+    def check(self, faults: int, total: int, *, todo: str = NAMED) -> None:
         """Raise TooManyFaults when `faults` of `total` are over the budget."""
         allowed = self.number if self.number is not None else (self.share or 0.0) * total
         if faults > allowed:
             raise TooManyFaults(
                 f"{faults} of {total} are faulty, more than the {allowed:g} that "
                 "--max-failures allows; everything else is done",
-                todo="the rejects table names each with its reason; raise --max-failures to accept",
+                todo=f"{todo}; raise --max-failures to accept",
             )
 
 

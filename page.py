@@ -1,9 +1,9 @@
 """The frame of an HTML page: one file that needs no network and no script.
 
-A page is data: sections of blocks (prose, tables, histograms, plots, contact sheets, folds). The
-frame alone decides how they look, and what a page that is to be shared leaves out: a block marked
-`private` is dropped there, and every count is rounded (`count_text`), so that no writer of a
-section can forget it. Equal data are equal bytes.
+A page is data: sections of blocks (headings, prose, tables, histograms, plots, contact sheets,
+folds). The frame alone decides how they look, and what a page that is to be shared leaves out: a
+block marked `private` is dropped there, and every count is rounded (`count_text`), so that no
+writer of a section can forget it. Equal data are equal bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ class Share:
 
 
 Cell = str | int | Share | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """A heading within a section, which the contents of the page name."""
+
+    kind: ClassVar[str] = "heading"
+    private: ClassVar[bool] = False
+    title: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +164,7 @@ class Fold:
     private: bool = False
 
 
-Block = Prose | Table | Charts | Plots | Sheet | Fold
+Block = Heading | Prose | Table | Charts | Plots | Sheet | Fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +173,6 @@ class Section:
 
     title: str
     blocks: tuple[Block, ...]
-
-    @property
-    def anchor(self) -> str:
-        """Name of the section in links."""
-        return self.title.lower().replace(" ", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +235,8 @@ def render_page(page: Page) -> str:
         sections=sections,
         lead=lead,
         kept=partial(_kept, page),
+        columns=_numeric,
+        anchor=_anchor,
         count=partial(count_text, shareable=page.shareable),
         percent=partial(share_text, shareable=page.shareable),
         prose=partial(prose_text, shareable=page.shareable),
@@ -249,8 +255,19 @@ def write_page(path: Path, page: Page) -> None:
         partial_file.write_text(render_page(page), encoding="utf-8")
 
 
+def _anchor(*titles: str) -> str:
+    """Return the name of a section in links, or of a heading within it."""
+    return "-".join(titles).lower().replace(" ", "-")
+
+
 def _kept(page: Page, blocks: Sequence[Block]) -> list[Block]:
     return [block for block in blocks if not (block.private and page.shareable)]
+
+
+def _numeric(table: Table) -> list[bool]:
+    """Return which columns hold counts alone."""
+    columns = [{type(row[i]) for row in table.rows} for i in range(len(table.columns))]
+    return [int in kinds and kinds <= {int, type(None)} for kinds in columns]
 
 
 def _width(share: Share, *, shareable: bool) -> str:
@@ -275,7 +292,7 @@ def _bars(histogram: Histogram, *, shareable: bool) -> list[tuple[str, str, str,
     return bars
 
 
-LEFT, WIDTH, TOP, HEIGHT = 40, 268, 6, 176  # of the frame of a plot, in its own pixels
+LEFT, WIDTH, TOP, HEIGHT = 56, 268, 6, 176  # of the frame of a plot, in its own pixels
 
 
 def _across(axis: Axis, value: float, *, shareable: bool) -> str:

@@ -266,7 +266,7 @@ SUMMARY = _table(
     ("ci_low", "float64?", "lower end of the 95 % interval"),
     ("ci_high", "float64?", "upper end of the 95 % interval"),
     ("ci_method", "string", "how the interval was made"),
-    ("repeats", "int32", "cells that are joined: draws times seeds"),
+    ("repeats", "int32", "draws times seeds that have the number"),
 )
 
 SLICES = _table(

@@ -22,6 +22,8 @@ from .files import canonical_json, digest_of, write_bytes
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+LOCK = ".lock"  # file in a folder that one process holds alone
+PROGRESS = ("auto", "bar", "lines", "none")  # of --progress
 LINE_EVERY_S = 5.0  # seconds between plain progress lines
 
 
@@ -77,7 +79,7 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     Raises UsageError while another process is `doing` the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
+    with (folder / LOCK).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,12 +93,17 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         yield
 
 
+def check_progress(mode: str) -> None:
+    """Raise UsageError for a `--progress` that there is not."""
+    if mode not in PROGRESS:
+        raise UsageError(f"--progress {mode!r} is not one of {', '.join(PROGRESS)}")
+
+
 class Progress:
     """Progress on stderr: a bar on a terminal, else a plain line every few seconds."""
 
     def __init__(self, what: str, total: int, mode: str = "auto") -> None:
-        if mode not in ("auto", "bar", "lines", "none"):
-            raise UsageError(f"--progress {mode!r} is not one of auto, bar, lines, none")
+        check_progress(mode)
         if mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "lines"
         self.what, self.total, self.mode = what, total, mode

@@ -180,11 +180,14 @@ def labels_of(films: Sequence[Film]) -> list[str]:
 
 
 def mean_precision(films: Sequence[Film], measure: str) -> float:
-    """Return a measure, the mean over the labels that have a target; 0 where none has."""
+    """Return a measure, the mean over the labels that have a target on a film that counts.
+
+    -1 where none has, as torchmetrics says: no prediction at all is worse than one that misses.
+    """
     weight_N = np.ones(len(films))
     hits = (Hits.of(films, label, MEASURES[measure]) for label in labels_of(films))
     value_L = [value for each in hits if not np.isnan(value := each.precision(weight_N))]
-    return float(np.mean(value_L)) if value_L else 0.0
+    return float(np.mean(value_L)) if value_L else -1.0
 
 
 def detection_rows(films: Sequence[Film], *, seed: int) -> Iterator[dict[str, Any]]:

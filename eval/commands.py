@@ -180,7 +180,8 @@ def evaluate(
         outcome = evaluate_set(request, interrupts, Crew(ranks))
     if ranks.first:
         _finish(outcome, start, as_json=as_json)
-    budget.check(len(outcome.damaged), outcome.samples)
+    mend = "results.json names them, and `imitate verify --repair` mends shards"
+    budget.check(len(outcome.damaged), outcome.samples, todo=mend)
 
 
 def _finish(outcome: Outcome, start: float, *, as_json: bool) -> None:

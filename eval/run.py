@@ -14,6 +14,7 @@ reading of a set has a folder of its own beside that of the first, and takes the
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from .. import __version__
 from ..contract import UsageError
 from ..files import digest_of, safe_name
 from ..train.bound import pick_device
-from ..work import Interrupts, alone
+from ..work import LOCK, Interrupts, alone
 from .encoders.crew import Crew
 from .encoders.encoder import Encoder, Source
 from .encoders.features import Pictures
@@ -125,17 +126,23 @@ class Evaluation:
     def _seeds(self) -> list[int]:
         return list(range(self.options.seeds))
 
-    def run(self, facts: Mapping[str, Any], interrupts: Interrupts) -> dict[str, Any]:
+    def run(
+        self, facts: Mapping[str, Any], interrupts: Interrupts, *, resume: bool = True
+    ) -> dict[str, Any]:
         """Do what is not done yet, write the results, and return the content of results.json.
 
-        `facts` go into the document as they are. Several ranks share the pictures, then the
-        cells; the first one writes what belongs to all. Raises Stopped between two cells, or two
-        chunks of features, after a signal; what is finished stays.
+        `facts` go into the document as they are. Without `resume` all is done anew, and what other
+        calls have found is dropped. Several ranks share the pictures, then the cells; the first
+        one writes what belongs to all. Raises Stopped between two cells, or two chunks of
+        features, after a signal; what is finished stays. UsageError while another process does
+        the same.
         """
         crew, wanted = self.crew, self.cells()
         doing = "evaluating this encoder on this set"
         with alone(self.home, doing) if crew.first else contextlib.nullcontext():
             if crew.first:
+                if not resume:
+                    _empty(self.folder)
                 forget_others(self.features)
                 self.record.forget_others()
             crew.meet()
@@ -207,3 +214,12 @@ class Evaluation:
             progress=self.options.progress,
             interrupts=interrupts,
         )
+
+
+def _empty(folder: Path) -> None:
+    """Remove what earlier calls have left in a folder, but for the lock that is held there."""
+    for path in folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 from ..contract import Folders, InputError, Stopped, UsageError
 from ..files import read_json, safe_name, set_private
 from ..options import FaultBudget
+from ..prep.protocols.protocol import PROTOCOLS
 from ..shards.manifest import ShardSet
 from ..shards.reading.remote import open_remote
 from ..shards.reading.transfer import is_address
@@ -65,10 +65,12 @@ class _Asked:
 def evaluate_set(request: Request, interrupts: Interrupts, crew: Crew) -> Outcome:
     """Evaluate every encoder asked for on one set, or on all, and return what was found.
 
-    Raises InputError when the set is not prepared or an encoder is not there, UsageError when an
-    encoder has seen the test split, Stopped after a signal.
+    Raises InputError when the set is not prepared or an encoder is not there, UsageError for a
+    protocol that there is not or an encoder that has seen the test split, Stopped after a signal.
     """
     root, name, protocol = request.root, request.dataset, request.protocol
+    if protocol not in (None, *PROTOCOLS):
+        raise UsageError(f"--protocol {protocol!r} is not one of {', '.join(PROTOCOLS)}")
     if name != ALL:
         chosen = name if is_address(name) else choose_set(root, safe_name(name), protocol)
         request = replace(request, dataset=chosen)
@@ -104,7 +106,8 @@ def _on_set(
     if request.protocol not in (None, first.protocol):
         raise UsageError(
             f"{opened.name} was prepared under the protocol {first.protocol}, not "
-            f"{request.protocol}"
+            f"{request.protocol}",
+            todo=f"prepare the archive with --protocol {request.protocol}, and evaluate that set",
         )
     found = _on_reading(request, first, asked, interrupts, crew)
     tasks = tuple(task.name for task in OF_LABELS if task.name in request.options.tasks)
@@ -132,15 +135,12 @@ def _on_reading(
         _set_private(tests, each)
         folder = each.folder / "eval" / safe_name(tests.name)
         matched, facts = _facts(request, tests, each, crew)
-        if not request.resume and crew.first:
-            shutil.rmtree(folder, ignore_errors=True)
-        crew.meet()
         options = _unseen(request, tests, each, crew)
         evaluation = Evaluation(each.source, matched, folder, options, crew)
         if tests.reading and not evaluation.possible:
             continue
         try:
-            found[folder] = evaluation.run(facts, interrupts)
+            found[folder] = evaluation.run(facts, interrupts, resume=request.resume)
         except Stopped as stopped:
             # the command that goes on must not start anew
             stopped.todo = stopped.todo.replace(" --no-resume", "")

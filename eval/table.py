@@ -115,23 +115,35 @@ def render(document: Mapping[str, Any]) -> str:
 
 def _notes(document: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know: the intervals, the threshold, what is left out and why."""
-    methods = ", ".join(sorted({row["ci_method"] for row in document["rows"]} - {"none", None}))
-    skipped: dict[str, set[str]] = {}
-    for cell in document["cells"]:
-        for label, reason in cell.get("skipped", {}).items():
-            share = f"{100 * cell['cell']['fraction']:.4g} %"
-            skipped.setdefault(f"{cell['cell']['task']} at {share}, {reason}", set()).add(label)
+    measured = [row for row in document["rows"] if row["ci_low"] is not None]
+    methods = ", ".join(sorted({row["ci_method"] for row in measured}))
     damaged = len(document["damaged"])
     supervised = any(row["encoder"].endswith(SUPERVISED) for row in document["rows"])
     decided = {row["threshold_source"] for row in document["rows"]} - {None}
+    blind = any(row["metric"] == "auroc" for row in measured) and not decided
     return [
-        f"95 % intervals: {methods}.",
+        *([f"95 % intervals: {methods}."] if methods else []),
+        *(["Without labelled validation films no threshold was chosen."] if blind else []),
         *(["Thresholds are those of validate unless a column says otherwise."] if decided else []),
         f"A label with fewer than {MIN_CASES} positives or negatives is empty and not in macro.",
-        *(f"left out of {where}: {', '.join(sorted(skipped[where]))}" for where in skipped),
+        *left_out(document["cells"]),
         *([f"{damaged} damaged samples were left out"] if damaged else []),
         *(["* pre-trained with labels, of an archive or of reports"] if supervised else []),
     ]
+
+
+def left_out(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which labels cells could not be measured on, a line for each task, share and reason.
+
+    Labels that only some draws of a share lack are among them.
+    """
+    skipped: dict[str, set[str]] = {}
+    for told in cells:
+        cell = told["cell"]
+        for label, reason in told.get("skipped", {}).items():
+            share = f"{100 * cell['fraction']:.4g} %"
+            skipped.setdefault(f"{cell['task']} at {share}, {reason}", set()).add(label)
+    return [f"left out of {where}: {', '.join(sorted(skipped[where]))}" for where in skipped]
 
 
 def _groups(rows: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
@@ -146,7 +158,9 @@ def _metrics(groups: Mapping[Any, Sequence[Row]]) -> list[Metric]:
     """Return the metrics of a task, each with the source of its thresholds, in order."""
     found = [(row["metric"], row["threshold_source"]) for rows in groups.values() for row in rows]
     named = {metric for metric, source in found if source is not None}
-    return list(dict.fromkeys((m, s) for m, s in found if s is not None or m not in named))
+    order = list(dict.fromkeys(metric for metric, _ in found))
+    kept = dict.fromkeys((m, s) for m, s in found if s is not None or m not in named)
+    return sorted(kept, key=lambda metric: order.index(metric[0]))
 
 
 def _of(rows: Sequence[Row], metric: Metric) -> list[Row]:
@@ -165,13 +179,14 @@ def _macro_lines(
     for number, ((encoder, fraction), rows) in enumerate(groups.items(), start=1):
         macro = [row for row in rows if row["label"] == MACRO] or rows
         first = _of(rows, metrics[0])
+        films = max(row["n"] for row in macro if row["metric"] == macro[0]["metric"])
         used = {row["label"] for row in first if row["value"] is not None} - {MACRO}
         labels = {row["label"] for row in first} - {MACRO}
         table.append(
             [f"{number}", encoder, f"{100 * fraction:.4g} %" if fraction else "none"]
             + [_shown(_of(macro, metrics[0]), spread=True)]
             + [_shown(_of(macro, metric), spread=False) for metric in metrics[1:]]
-            + [f"{len(used)}/{len(labels)}", f"{macro[0]['n']}"]
+            + [f"{len(used)}/{len(labels)}", f"{films}"]
         )
     return aligned(table)
 

@@ -32,6 +32,8 @@ def run(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("raise ConfigError(['key a', 'key b'])", 2, ["key a", "key b"]),
         ("raise KeyboardInterrupt", 130, ["interrupted"]),
         ("raise ValueError('Jane Doe')", 70, ["a defect of imitate: ValueError", "report it"]),
+        ("raise OSError(30, 'Read-only file system', 'runs/a')", 3, ["system (runs/a)", "right"]),
+        ("raise FileNotFoundError(2, 'No such file', 'a')", 70, ["FileNotFoundError"]),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 143, []),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130, ["interrupted"]),
     ],

@@ -16,6 +16,7 @@ from imitate.page import (
     Charts,
     Curve,
     Fold,
+    Heading,
     Histogram,
     Page,
     Plot,
@@ -68,6 +69,7 @@ def page(
 
 
 EVERYTHING: tuple[Block, ...] = (
+    Heading(title="A task"),
     Prose(text="plain & simple", tone="note"),
     Prose(text="patient seven", private=True),
     Table(
@@ -104,6 +106,31 @@ def test_every_block_is_shown_and_every_tag_is_closed() -> None:
     assert "7 of 123 rows" in html
     assert "1,234" in html
     assert 'class="n">44<' in html
+
+
+def test_the_contents_lead_to_sections_and_headings() -> None:
+    html = render_page(page(*EVERYTHING))
+    contents = html.split("<nav>")[1].split("</nav>")[0]
+    targets = re.findall(r'<a href="#([^"]*)"', contents)
+    assert targets == ["first-part", "first-part-a-task"]
+    assert all(html.count(f'id="{target}"') == 1 for target in targets)
+
+
+def test_a_column_of_counts_is_aligned_as_one_also_where_one_is_missing() -> None:
+    html = render_page(page(Table(columns=("a", "b"), rows=(("x", None), (3, 7)))))
+    assert '<th class="n">b</th>' in html and '<td class="n">–</td>' in html
+    assert "<th>a</th>" in html
+
+
+def test_more_curves_than_colours_are_told_apart() -> None:
+    axis = Axis(name="axis", low=0.0, high=1.0, ticks=())
+    curves = tuple(Curve(name=f"{i}", points=((0.0, 0.0), (1.0, 1.0))) for i in range(12))
+    guide = Curve(name="guide", points=((0.0, 0.0), (1.0, 1.0)), look="guide")
+    html = render_page(
+        page(Plots(plots=(Plot(title="p", x=axis, y=axis, curves=(*curves, guide)),)))
+    )
+    looks = re.findall(r'<i class="([^"]*)"', html)
+    assert len(looks) == 13 and len(set(looks)) == 13 and looks[-1] == "guide"
 
 
 def test_a_page_needs_no_network_and_no_script() -> None:
@@ -175,8 +202,8 @@ def test_a_share_is_0_or_100_percent_only_if_it_is(whole: int, data: st.DataObje
 
 def test_every_header_of_a_phantom_says_so() -> None:
     html = render_page(page(*EVERYTHING, phantom=True))
-    headers = re.findall(r"<title>[^<]*, phantom[^<]*</title>|<h[123]>.*?</h[123]>", html)
-    assert len(headers) == 4
+    headers = re.findall(r"<title>[^<]*, phantom[^<]*</title>|<h[123][^>]*>.*?</h[123]>", html)
+    assert len(headers) == 5
     assert all("phantom" in header for header in headers)
     assert "phantom" not in render_page(page(*EVERYTHING))
 
@@ -219,13 +246,13 @@ def test_curves_lie_in_their_frame_where_their_axes_say() -> None:
     parser.feed(html)
     assert not parser.open
     (points,) = re.findall(r'class="curve c0" points="([^"]*)"', html)
-    assert points.split() == ["40.00,182.00", "129.43,94.00", "308.00,6.00"]  # cut at the frame
-    assert 'd="M174.00 182.00V6.00"' in html and 'cx="174.00" cy="94.00"' in html
-    for text in ("a plot", "across", "up:", "half", "line &lt;a&gt;"):
+    assert points.split() == ["56.00,182.00", "145.43,94.00", "324.00,6.00"]  # cut at the frame
+    assert 'd="M190.00 182.00V6.00"' in html and 'cx="190.00" cy="94.00"' in html
+    for text in ("a plot", "across", ">up</text>", "half", "line &lt;a&gt;"):
         assert text in html
     assert html.count("phantom</span>") == 3  # of the page, the section and the plot
 
 
 def test_shared_curves_are_as_coarse_as_a_hundredth() -> None:
     (points,) = re.findall(r'class="curve c0" points="([^"]*)"', plot_page(shareable=True))
-    assert points.split()[1] == "128.44,94.00"
+    assert points.split()[1] == "144.44,94.00"

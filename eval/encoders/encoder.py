@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...contract import Access, InputError
 from ...files import blake3_file, digest_of, read_json
 from ...train.network.backbone import Backbone
-from ...train.network.folder import LoadedModel, load_model
+from ...train.network.folder import LoadedModel, damaged, load_model
 from ...train.network.model import ImageConfig, build_model
 from ...train.network.norm import GroupedBatchNorm2d
 from ..metrics import Floats
@@ -112,7 +112,7 @@ class OurModel(Source):
             embedding = told["model"]["embedding"]
             self.embeds_places = self.reads_text and not told["model"]["branches"][embedding]
         except (AttributeError, KeyError, TypeError):
-            raise InputError("the model folder is damaged", where=str(folder)) from None
+            raise damaged(folder) from None
         self.digest = digest_of([told, blake3_file(existing(folder / "model.safetensors"))])
 
     def load(self, device: str) -> Encoder:

@@ -139,7 +139,10 @@ def cached(path: Path, ordinal_N: Ordinals, inputs: Mapping[str, Any]) -> Featur
     mark = path.with_suffix(".json")
     if not (path.is_file() and mark.is_file()):
         return None
-    told = read_json(mark)
+    try:
+        told = read_json(mark)
+    except InputError:  # a damaged mark marks nothing
+        return None
     if told["inputs"] != digest_of(inputs) or told["blake3"] != blake3_file(path):
         return None
     value_NC = np.load(path, mmap_mode="r")

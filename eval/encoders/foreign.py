@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoBackbone, AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from ...contract import InputError, UsageError
+from ...contract import ConfigError, InputError, UsageError
 from ...files import blake3_file, digest_of, read_json
 from ...train.network.backbone import (
     MODEL_TYPE,
@@ -123,19 +123,33 @@ def parse_encoder(text: str) -> Source:
     path_text, *parts = text.split(",")
     given = dict(_key_value(part, text) for part in parts)
     path = Path(path_text)
-    if path.is_dir():
-        config = read_json(path / "config.json")
+    if path_text and path.is_dir():
+        config = _folder_config(path)
         if config.get("model_type") == MODEL_TYPE:
             return _our_folder(path, config, given, text)
-        return ForeignWeights(path, _image_config(_of_folder(path, config) | given, text))
+        return ForeignWeights(path, _image_config(_of_folder(path, config), given, text))
     if not path.is_file():
-        raise InputError("no such file or folder of weights", where=f"--encoder {path}")
+        raise InputError(
+            "no such file or folder of weights",
+            where=f"--encoder {path_text}",
+            todo="fetch weights of the hub first: hf download ID --local-dir FOLDER",
+        )
     if path.suffix not in WEIGHT_FILES:
         raise UsageError(
             f"weights end in {', '.join(WEIGHT_FILES)}, or are a folder", where=f"--encoder {text}"
         )
     known = load_described(read_weights(path), where=str(path)).config.num_channels
-    return ForeignWeights(path, _image_config({"channels": str(known)} | given, text))
+    return ForeignWeights(path, _image_config({"channels": str(known)}, given, text))
+
+
+def _folder_config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").is_file():
+        raise InputError(
+            "not a model's folder: it has no config.json",
+            where=f"--encoder {path}",
+            todo="of a run, give --run NAME or the folder model/ in it",
+        )
+    return read_json(path / "config.json")
 
 
 def _our_folder(
@@ -168,13 +182,23 @@ def _key_value(part: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-def _image_config(given: Mapping[str, str], text: str) -> ImageConfig:
-    """Return what the network sees; UsageError names every value that is missing or wrong."""
-    values = dict(given)
+def _image_config(known: Mapping[str, str], given: Mapping[str, str], text: str) -> ImageConfig:
+    """Return what the network sees; UsageError names every value that is missing or wrong.
+
+    `given` stands before what is known of the weights, but for their channels.
+    """
+    values = dict(known) | dict(given)
+    if known.get("channels", values.get("channels")) != values.get("channels"):
+        raise UsageError(
+            f"the weights take {known['channels']} channels, not {values['channels']}",
+            where=f"--encoder {text}",
+        )
     norm = values.pop("norm", None)
     if norm is not None:
         if norm not in NORMS:
-            raise UsageError(f"norm={norm} is not one of {', '.join(NORMS)}", where=text)
+            raise UsageError(
+                f"norm={norm} is not one of {', '.join(NORMS)}", where=f"--encoder {text}"
+            )
         values["mean"], values["std"] = NORMS[norm]
     missing = [key for key in KEYS if key != "norm" and key not in values]
     if missing:
@@ -193,7 +217,10 @@ def _image_config(given: Mapping[str, str], text: str) -> ImageConfig:
             "size, resize and channels are whole numbers, mean and std numbers joined by ':'",
             where=f"--encoder {text}",
         ) from None
-    return ImageConfig(**whole, mean=means, std=stds)
+    try:
+        return ImageConfig(**whole, mean=means, std=stds)
+    except ConfigError as error:
+        raise ConfigError(error.problems, where=f"--encoder {text}") from None
 
 
 def _of_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

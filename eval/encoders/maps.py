@@ -181,9 +181,14 @@ class Films:
         if self.maps.mode != "frozen" or not len(rows) or self._bytes(len(rows)) > self.room:
             return False
         ordered = np.unique(rows)
-        found = list(self.levels(in_batches(ordered, BATCH)))
-        self._kept = {name: torch.cat([levels[name] for levels in found]) for name in found[0]}
-        self._rows = ordered
+        kept: dict[str, Tensor] = {}
+        batches = in_batches(ordered, BATCH)
+        for number, levels in enumerate(self.levels(batches)):
+            for name, level in levels.items():
+                if name not in kept:
+                    kept[name] = level.new_empty((len(ordered), *level.shape[1:]))
+                kept[name][number * BATCH : number * BATCH + len(level)] = level
+        self._kept, self._rows = kept, ordered
         return True
 
     def _bytes(self, count: int) -> int:

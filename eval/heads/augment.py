@@ -73,14 +73,16 @@ def mgca_chexpert(image_HW: Pixels, image: ImageConfig, draw: Draw) -> Pixels:
 def kad(image_HW: Pixels, image: ImageConfig, draw: Draw) -> Pixels:
     """Return KAD's augmentation: a resized crop, a flip, two of ten changes at strength 7 of 10.
 
-    RandomResizedCrop of 0.2 to 1 of the area, bicubic; horizontal flip; RandAugment(2, 7) (KAD,
+    RandomResizedCrop of 0.2 to 1 of the area, bicubic; horizontal flip; RandAugment(2, 7), each of
+    the two made one time in two, and what comes in at the borders is grey (KAD,
     A3_CLIP/dataset/dataset.py, its randaugment.py for what a strength means).
     """
     out_SS = _resized_crop(image_HW, image.size, draw)
     if draw.chance(0.5):
         out_SS = np.ascontiguousarray(out_SS[:, ::-1])
     for _ in range(2):
-        out_SS = CHANGES[int(draw() * len(CHANGES))](out_SS, draw)
+        change = CHANGES[int(draw() * len(CHANGES))]
+        out_SS = change(out_SS, draw) if draw.chance(0.5) else out_SS
     return out_SS
 
 
@@ -92,6 +94,7 @@ AUGMENTS: dict[str, Augment] = {
     "kad": kad,
 }
 STRENGTH = 0.7  # 7 of 10
+GREY = 128
 Change = Callable[[Pixels, Draw], Pixels]
 
 
@@ -117,11 +120,11 @@ CHANGES: tuple[Change, ...] = (
     lambda image, draw: np.asarray(cv2.equalizeHist(image), dtype=np.uint8),
     lambda image, draw: _toned(image, 0.1 + 1.8 * STRENGTH, 1.0),
     _sharper,
-    lambda image, draw: _moved(image, shear_x=_signed(draw, 0.3 * STRENGTH)),
-    lambda image, draw: _moved(image, shear_y=_signed(draw, 0.3 * STRENGTH)),
-    lambda image, draw: _moved(image, right=_signed(draw, 10 * STRENGTH)),
-    lambda image, draw: _moved(image, down=_signed(draw, 10 * STRENGTH)),
-    lambda image, draw: _moved(image, angle=_signed(draw, 30 * STRENGTH)),
+    lambda image, draw: _moved(image, shear_x=_signed(draw, 0.3 * STRENGTH), outside=GREY),
+    lambda image, draw: _moved(image, shear_y=_signed(draw, 0.3 * STRENGTH), outside=GREY),
+    lambda image, draw: _moved(image, right=_signed(draw, 10 * STRENGTH), outside=GREY),
+    lambda image, draw: _moved(image, down=_signed(draw, 10 * STRENGTH), outside=GREY),
+    lambda image, draw: _moved(image, angle=_signed(draw, 30 * STRENGTH), outside=GREY),
 )
 
 
@@ -139,13 +142,17 @@ def _moved(
     shear_y: float = 0.0,
     right: float = 0.0,
     down: float = 0.0,
+    outside: int = 0,
 ) -> Pixels:
-    """Return the picture turned about its centre by degrees, sheared and shifted; outside is 0."""
+    """Return the picture turned about its centre by degrees, sheared and shifted."""
     middle = (image_SS.shape[0] - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), angle, 1.0)
     matrix += np.array([[0, shear_x, right], [shear_y, 0, down]])
     size = (image_SS.shape[1], image_SS.shape[0])
-    return np.asarray(cv2.warpAffine(image_SS, matrix, size, flags=cv2.INTER_LINEAR), np.uint8)
+    moved_SS = cv2.warpAffine(
+        image_SS, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(outside,)
+    )
+    return np.asarray(moved_SS, np.uint8)
 
 
 def _resized_crop(image_HW: Pixels, size: int, draw: Draw) -> Pixels:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...shards.order import Ordinals
 from ...shards.reader import SampleDamaged, ShardReader
-from ..boxes import mean_precision, suppress
+from ..boxes import MEASURES, mean_precision, suppress
 from ..encoders.maps import Films, in_batches
 from ..metrics import Floats
 from .training import Lesson
@@ -131,9 +131,10 @@ class Detecting(Lesson):
     def judge(self) -> float:
         """Return the monitored value on validation, the least the best."""
         if self.monitor != "loss":
+            least = max(LEAST, MEASURES[self.monitor].confidence)
             films = [
                 film_row(str(ordinal), self.boxes.of(ordinal), predicted)
-                for ordinal, predicted in self.predict(self.validate)
+                for ordinal, predicted in self.predict(self.validate, least=least)
             ]
             return -mean_precision(films, self.monitor)
         self._train(False)
@@ -143,14 +144,14 @@ class Detecting(Lesson):
         return float(torch.stack(found).mean())
 
     @torch.no_grad()
-    def predict(self, rows: Ordinals) -> Iterator[tuple[int, Predicted]]:
-        """Yield each sample and the boxes found on it."""
+    def predict(self, rows: Ordinals, *, least: float = LEAST) -> Iterator[tuple[int, Predicted]]:
+        """Yield each sample and the boxes found on it, of an objectness of at least `least`."""
         self._train(False)
         batches = in_batches(rows, self.batch)
         for batch, levels in zip(batches, self.films.levels(batches), strict=True):
             parts = (part.cpu().numpy() for part in boxes_of(self.head(levels), self.films.shape))
             for ordinal, *found in zip(batch.tolist(), *parts, strict=True):
-                yield ordinal, self._kept(ordinal, *found)
+                yield ordinal, self._kept(ordinal, *found, least=least)
 
     def _kept(
         self,
@@ -158,10 +159,12 @@ class Detecting(Lesson):
         box_K4: npt.NDArray[np.float32],
         object_K: npt.NDArray[np.float32],
         label_K: npt.NDArray[np.int64],
+        *,
+        least: float,
     ) -> Predicted:
         """Return the boxes of a film that do not fall to better ones, in its stored pixels."""
         best = np.argsort(-object_K, kind="stable")[:CANDIDATES]
-        best = best[object_K[best] >= LEAST]
+        best = best[object_K[best] >= least]
         height, width = np.array(self.boxes.size(ordinal)) / self.films.shape
         found = Predicted(boxes=[], scores=[])
         for number, label in enumerate(self.boxes.labels):

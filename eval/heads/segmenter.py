@@ -98,15 +98,13 @@ def turned(
 ) -> tuple[Shares, npt.NDArray[np.bool_]]:
     """Return a picture and its region turned and scaled about the centre, one time in two.
 
-    What comes in at the borders is mirrored.
+    What comes in at the borders is black, and no region.
     """
     if not draw.chance(TURNED):
         return picture_HW, region_HW
     H, W = picture_HW.shape
     angle, scale = draw(-TURN, TURN), draw(1 - ZOOM, 1 + ZOOM)
     matrix = cv2.getRotationMatrix2D(((W - 1) / 2, (H - 1) / 2), angle, scale)
-    border = cv2.BORDER_REFLECT_101
-    moved_HW = cv2.warpAffine(picture_HW, matrix, (W, H), flags=cv2.INTER_LINEAR, borderMode=border)
-    region = region_HW.astype(np.uint8)
-    region = cv2.warpAffine(region, matrix, (W, H), flags=cv2.INTER_NEAREST, borderMode=border)
+    moved_HW = cv2.warpAffine(picture_HW, matrix, (W, H), flags=cv2.INTER_LINEAR)
+    region = cv2.warpAffine(region_HW.astype(np.uint8), matrix, (W, H), flags=cv2.INTER_NEAREST)
     return np.asarray(moved_HW, np.float32), np.asarray(region) > 0

@@ -118,7 +118,7 @@ def fit(
                 best = _copy(module)
             _save(folder, module, optimizer, names, curve, best)
             bar.advance(note=f"loss {loss:.4f}, validation {curve.judged[-1]:.4f}")
-    module.load_state_dict(best)
+    module.load_state_dict(best, strict=False)
     return curve
 
 
@@ -216,8 +216,14 @@ def _epoch(
     return float(torch.stack(total).mean())
 
 
+def _moving(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training can change: weights that have a gradient, and buffers."""
+    still = {name for name, weight in module.named_parameters() if not weight.requires_grad}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in still}
+
+
 def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in _moving(module).items()}
 
 
 def _save(
@@ -230,7 +236,7 @@ def _save(
 ) -> None:
     """Write tensors, then the mark that names their hash."""
     state = optimizer.state_dict()["state"]
-    tensors = {f"now {name}": tensor for name, tensor in module.state_dict().items()}
+    tensors = {f"now {name}": tensor for name, tensor in _moving(module).items()}
     tensors |= {f"best {name}": tensor for name, tensor in best.items()}
     tensors |= {
         f"{key} {names[index]}": value
@@ -257,7 +263,7 @@ def _restore(
     for full, tensor in load_file(path).items():
         key, _, name = full.partition(" ")
         held.setdefault(key, {})[name] = tensor
-    module.load_state_dict(held.pop("now"))
+    module.load_state_dict(held.pop("now"), strict=False)
     best = {name: tensor.to(device) for name, tensor in held.pop("best").items()}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensors in held.items():

@@ -70,6 +70,8 @@ def report(
 def _write(path: Path, *, out: Path | None, shareable: bool) -> Path:
     from .opened import is_run
 
+    if out is not None and out.is_dir():
+        raise UsageError("--out is a folder", where=str(out), todo="name the file to write")
     if is_run(path):
         from .written import write_run_report
 

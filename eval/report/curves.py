@@ -25,7 +25,8 @@ from .opened import Opened
 LABELS = 6  # labels drawn, those with most positives
 POINTS = 200  # of a curve; more would only be a thick line
 COARSE = 20  # of one that is to be shared: each step of a finer one would be a patient
-BINS = 10  # of the calibration, each with as many films
+BINS = 10  # of the calibration at most, each with as many films
+IN_BIN = 10  # films of a bin at least; the share of fewer jumps by chance alone
 UNIT = tuple((tick / 5, f"{tick / 5:g}") for tick in range(6))
 Points = tuple[tuple[float, float], ...]
 Known = tuple[str, Floats, Floats, float | None]  # a curve's name, its targets, scores and slope
@@ -81,7 +82,10 @@ def _precision(task: str, known: Sequence[Known], most: int) -> Plot:
     curves = []
     for name, target_N, score_N, _ in known:
         precision, recall, _ = precision_recall_curve(target_N, score_N)
-        points = _thin(recall[::-1], precision[::-1], most)
+        # of the thresholds that find as many, the highest: the area counts no other
+        rising = np.flatnonzero(np.diff(recall[::-1]) > 0) + 1
+        first = np.insert(precision[::-1][rising], 0, precision[::-1][rising[0]])
+        points = _thin(np.insert(recall[::-1][rising], 0, 0.0), first, most)
         # level up to each point: the area below is the average precision, as it is measured
         steps = [at for (x, _), (u, v) in itertools.pairwise(points) for at in ((x, v), (u, v))]
         curves.append(Curve(name=name, points=tuple(steps)))
@@ -108,7 +112,7 @@ def _binned(target_N: Floats, value_N: Floats, least: int) -> Points:
     """
     order_N = np.argsort(value_N, kind="stable")
     points = []
-    for bin_K in np.array_split(order_N, min(BINS, len(order_N))):
+    for bin_K in np.array_split(order_N, min(BINS, max(1, len(order_N) // IN_BIN))):
         positive = int((target_N[bin_K] == 1).sum())
         if not any(0 < count < least for count in (positive, len(bin_K) - positive)):
             points.append((float(value_N[bin_K].mean()), float(target_N[bin_K].mean())))
@@ -177,17 +181,19 @@ def learning_plots(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Plots]:
 
 
 def head_plots(opened: Opened, task: str) -> Iterator[Plots]:
-    """Yield how a head was trained: loss and validation after each epoch."""
+    """Yield how a head was trained: loss, and what was monitored on validation, of each epoch."""
     for told in opened.cells(task, controls=False):
         if told.get("losses"):
-            pairs = (("training", "losses"), ("validation", "judged"))
+            pairs = (("training", "losses"), ("monitored on validation", "judged"))
             curves = [
                 Curve(
                     name=word, points=tuple(enumerate(map(float, told[key]), start=1)), look="both"
                 )
                 for word, key in pairs
             ]
-            yield Plots(plots=(_plot(f"{task}: training of the head", "epoch", "loss", curves),))
+            chosen = f"learning rate {told['lr']:g}, best epoch {told['best_epoch']}"
+            title = f"{task}: training of the head, {chosen}"
+            yield Plots(plots=(_plot(title, "epoch", "loss, monitored value", curves),))
 
 
 def _over(rows: Sequence[Mapping[str, Any]], name: str, word: str, *, look: Any = "line") -> Curve:

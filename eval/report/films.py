@@ -25,11 +25,22 @@ from ..table import Cell
 from .opened import Opened
 
 SHOWN = 6  # wrong films shown of each kind
+TINTED = ("zeroshot", "ground")  # tasks whose drawings hide the film, which is shown beside them
 DRAWN = {
     "zeroshot": "tinted where a place lies nearer to the label's prompts",
     "segment": "its region green, the predicted one orange",
     "detect": "its boxes green, the predicted ones orange",
     "ground": "its region green, the predicted one orange, tinted where prompts lie nearer",
+}
+CHOSEN = {
+    "zeroshot": "Of each of the labels with most cases, the film that scored highest among those "
+    "with it, then among those without. No tint is the place of that film that lies farthest from "
+    "the prompts for presence, full tint the nearest. Scores have no temperature here, and lie "
+    "near 0.5.",
+    "segment": "Films with a region, from the least overlap to the most.",
+    "detect": "Films with a box, spread over the test split.",
+    "ground": "Films with a region, from the least overlap to the most. The tint has one scale for "
+    "all films.",
 }
 
 
@@ -39,11 +50,12 @@ def overlay_sheets(opened: Opened, task: str) -> Iterator[Sheet]:
         if not told.get("overlays"):
             continue
         folder = opened.kept.folder / task / Cell(**told["cell"]).name
-        tiles = tuple(
-            Tile(pictures=(("", _small(folder / f"{key}.png")),), caption=(key, words))
-            for key, words in told["overlays"]
-        )
-        yield Sheet(title=f"{task}, {DRAWN[task]}", tiles=tiles)
+        tiles = []
+        for key, words in told["overlays"]:
+            drawn = ("", _small(folder / f"{key}.png"))
+            plain = [("", _picture(opened.shards, key))] if task in TINTED else []
+            tiles.append(Tile(pictures=(*plain, drawn), caption=(key, words)))
+        yield Sheet(title=f"{task}, {DRAWN[task]}", text=CHOSEN[task], tiles=tuple(tiles))
 
 
 def _small(path: Path) -> str:
@@ -65,10 +77,10 @@ def wrong_blocks(opened: Opened, task: str) -> Iterator[Sheet | Prose]:
             if tiles:
                 title = f"{task}: {word.lower()}, the most confident {len(tiles)}"
                 sheets.append(Sheet(title=title, tiles=tuple(tiles)))
-        if not sheets:
+        if not sheets and answers.counted.any():
             text = f"{task}: no label was answered wrongly at its threshold."
             yield Prose(text=text, tone="quiet", private=True)
-        elif opened.shards is None:
+        elif sheets and opened.shards is None:
             text = "The shards that were evaluated are not here any more: no pictures."
             yield Prose(text=text, tone="quiet", private=True)
         yield from sheets
@@ -100,9 +112,12 @@ def _tile(
     answers: Answers, value_NL: Floats, place: tuple[int, int], shards: ShardSet | None
 ) -> Tile:
     film, label = place
-    said = f"probability {value_NL[place]:.3f}"
-    if answers.settled[label].slope is None:
-        said = f"score {value_NL[place]:.3f}"
+    settled = answers.settled[label]
+    threshold = HALF if settled.threshold is None else settled.threshold
+    said = f"score {value_NL[place]:.3f}, threshold {threshold:.3f}"
+    if settled.slope is not None:
+        (threshold,) = probabilities(np.array([threshold]), slope=settled.slope)
+        said = f"probability {value_NL[place]:.3f}, threshold {threshold:.3f}"
     present = "present" if answers.targets[place] else "absent"
     key = answers.keys[film]
     return Tile(

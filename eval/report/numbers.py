@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from ...page import SMALL, Cell, Fold, Prose, Table
+from ...page import Cell, Fold, Heading, Prose, Table
 from ..metrics import MACRO
 from ..metrics import METRICS as LABELLED
 from ..statistics.answers import VALIDATE
 from ..statistics.comparison import METRICS
-from ..table import Row
+from ..table import Row, left_out
 from .opened import Opened
 
 Place = tuple[str, str | None, str]  # metric, source of its threshold, label
 FIRST = (0, 0)  # draw and seed of which slices are shown
 CAPTION = "95 % intervals in brackets"
+REPEATED = "means over draws and seeds, with their deviation (sd)"
 
 
-def task_blocks(opened: Opened, task: str, *, shareable: bool) -> Iterator[Table | Fold]:
+def task_blocks(opened: Opened, task: str) -> Iterator[Table | Prose | Fold]:
     """Yield the tables of a task: of the means, then folded those of the labels."""
     rows = [row for row in opened.rows if row["task"] == task]
     for fraction in sorted({row["fraction"] for row in rows}):
@@ -28,12 +29,34 @@ def task_blocks(opened: Opened, task: str, *, shareable: bool) -> Iterator[Table
         places = _places(own)
         macro = {metric for metric, _, label in places if label == MACRO}
         means = [place for place in places if place[2] == MACRO or place[0] not in macro]
-        title = f"{task}, {share_text(fraction)}; {CAPTION}"
-        yield _table(own, means, title, shareable=shareable)
+        repeated = len({(row["draw"], row["head_seed"]) for row in own}) > 1
+        title = f"{task}, {share_text(fraction)}; {REPEATED if repeated else CAPTION}"
+        if any(row["value"] is not None for row in own if _place(row) in means):
+            yield _table(own, means, title)
+        else:
+            text = f"{task}, {share_text(fraction)}: no number, the test split has too few cases."
+            yield Prose(text=text, tone="note")
         if rest := [place for place in places if place not in means]:
-            table = _table(own, rest, "", shareable=shareable)
+            table = _table(own, rest, "")
             summary = f"{task}, {share_text(fraction)}: label by label"
             yield Fold(summary=summary, blocks=(table,))
+    for line in left_out(
+        [told for told in opened.document["cells"] if told["cell"]["task"] == task]
+    ):
+        yield Prose(text=f"{line[0].upper()}{line[1:]}.", tone="quiet")
+
+
+def prompt_blocks(opened: Opened, task: str) -> Iterator[Fold]:
+    """Yield the prompts that a task compared films with, folded."""
+    for told in opened.cells(task, controls=False):
+        if prompts := told.get("prompts"):
+            rows = tuple(
+                (label, *("; ".join(pair[side]) for side in ("positive", "negative")))
+                for label, pair in prompts.items()
+            )
+            columns = ("label", "prompts for presence", "prompts for absence")
+            table = Table(columns=columns, rows=rows)
+            yield Fold(summary=f"{task}: prompts", blocks=(table,), private=True)
 
 
 def share_text(fraction: float) -> str:
@@ -41,7 +64,8 @@ def share_text(fraction: float) -> str:
     return f"{100 * fraction:.4g} % of the training labels" if fraction else "no training labels"
 
 
-def _short(fraction: float) -> str | None:
+def short(fraction: float) -> str | None:
+    """Return the same as a cell of a table; None where nothing was trained on labels."""
     return f"{100 * fraction:.4g} %" if fraction else None
 
 
@@ -49,43 +73,49 @@ def _places(rows: Sequence[Row]) -> list[Place]:
     """Return the numbers that a table has; an empty one has no source, and needs no line then."""
     found = dict.fromkeys((row["metric"], row["threshold_source"], row["label"]) for row in rows)
     sourced = {(metric, label) for metric, source, label in found if source}
-    return [p for p in found if p[1] or (p[0], p[2]) not in sourced]
+    order = list(dict.fromkeys(metric for metric, _, _ in found))
+    kept = [place for place in found if place[1] or (place[0], place[2]) not in sourced]
+    return sorted(kept, key=lambda place: order.index(place[0]))
 
 
-def _table(rows: Sequence[Row], places: Sequence[Place], title: str, *, shareable: bool) -> Table:
+def _place(row: Row) -> Place:
+    return row["metric"], row["threshold_source"], row["label"]
+
+
+def counted_row(rows: Sequence[Row]) -> Row:
+    """Return a row that tells on how many films numbers rest: the first that has a value.
+
+    A draw of few labels may leave nothing to measure.
+    """
+    return next((row for row in rows if row["value"] is not None), rows[0])
+
+
+def _table(rows: Sequence[Row], places: Sequence[Place], title: str) -> Table:
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
     lines: list[tuple[Cell, ...]] = []
     for place in places:
-        at = [r for r in rows if (r["metric"], r["threshold_source"], r["label"]) == place]
+        at = [row for row in rows if _place(row) == place]
         by = {name: [r for r in at if r["encoder"] == name] for name in encoders}
         metric, source, label = place
         told = metric if source in (None, VALIDATE) else f"{metric} (threshold: {source})"
-        numbers = [number_text(by[name], shareable=shareable) for name in encoders]
-        first = at[0]
+        numbers = [number_text(by[name]) for name in encoders]
+        first = counted_row(at)
         lines.append((label, told, *numbers, first["n"], first["n_pos"], first["n_subjects"]))
     columns = ("label", "metric", *encoders, "films", "positive", "patients")
     return Table(columns=columns, rows=tuple(lines), caption=title)
 
 
-def number_text(rows: Sequence[Mapping[str, Any]], *, shareable: bool) -> str:
-    """Return a number with its interval, or the mean of several with their deviation.
-
-    What rests on fewer than 10 cases of one kind is not told in a page that is to be shared: the
-    number would tell the count.
-    """
-    values = [row["value"] for row in rows if row["value"] is not None]
-    if not values or (shareable and any(_few(row) for row in rows)):
+def number_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a number with its interval, or the mean of several with their deviation."""
+    found = [row for row in rows if row["value"] is not None]
+    if not found:
         return "–"
+    values = [row["value"] for row in found]
     text = f"{np.mean(values):.3f}"
     if len(values) > 1:
-        return f"{text} (sd {np.std(values, ddof=1):.3f} of {len(values)})"
-    return text + _interval(rows[0])
-
-
-def _few(row: Mapping[str, Any]) -> bool:
-    positive = row.get("n_pos")
-    kinds = [row["n"]] if positive is None else [positive, row["n"] - positive]
-    return any(count < SMALL for count in kinds)
+        told = f"{text} (sd {np.std(values, ddof=1):.3f} of {len(values)})"
+        return told.replace(" ", "\N{NO-BREAK SPACE}")
+    return text + _interval(found[0])
 
 
 def _interval(row: Mapping[str, Any], form: str = ".3f") -> str:
@@ -95,52 +125,68 @@ def _interval(row: Mapping[str, Any], form: str = ".3f") -> str:
     )
 
 
-def summary_blocks(opened: Opened) -> Iterator[Table | Fold]:
+def summary_blocks(opened: Opened, task: str) -> Iterator[Table | Fold]:
     """Yield repeats joined, where there are any: the main metric, then folded all of them."""
     rows = [row for row in opened.statistics.get("summary", []) if row["value"] is not None]
-    main = [row for row in rows if row["metric"] == METRICS.get(row["task"], LABELLED)[0]]
+    rows = [row for row in rows if row["task"] == task]
+    main = [row for row in rows if row["metric"] == METRICS.get(task, LABELLED)[0]]
     if rows:
-        title = f"Draws and seeds together; {CAPTION}, over patients and repeats"
+        title = f"{task}, draws and seeds together; {CAPTION}, over patients and repeats"
         yield _joined(main, title)
-        yield Fold(summary="Draws and seeds together: all metrics", blocks=(_joined(rows, ""),))
+        summary = f"{task}, draws and seeds together: all metrics"
+        yield Fold(summary=summary, blocks=(_joined(rows, ""),))
 
 
 def _joined(rows: Sequence[Row], title: str) -> Table:
     lines: tuple[tuple[Cell, ...], ...] = tuple(
         (
-            *(row["encoder"], row["task"], _short(row["fraction"]), row["metric"]),
+            *(row["encoder"], short(row["fraction"]), row["metric"]),
             f"{row['value']:.3f}{_interval(row)}",
             *(_told(row["sd"]), f"{row['repeats']}"),
         )
         for row in rows
     )
-    columns = ("encoder", "task", "training labels", "metric", "mean", "sd", "repeats")
+    columns = ("encoder", "training labels", "metric", "mean", "sd", "repeats")
     return Table(columns=columns, rows=lines, caption=title)
 
 
-def comparison_blocks(opened: Opened) -> Iterator[Table | Prose]:
-    """Yield the paired differences, corrected by Holm."""
-    lines: list[tuple[Cell, ...]] = [
+def comparison_blocks(opened: Opened) -> Iterator[Heading | Table | Prose | Fold]:
+    """Yield the paired differences, corrected by Holm; folded those between other encoders."""
+    rows = opened.statistics.get("comparisons", [])
+    if not rows:
+        return
+    own = opened.document["encoder"]["name"]
+    first = [row for row in rows if own in (row["encoder"], row["other"])]
+    rest = [row for row in rows if own not in (row["encoder"], row["other"])]
+    yield Heading(title="Comparisons")
+    yield _compared(first, f"Comparisons; {CAPTION}")
+    text = (
+        f"p is corrected (Holm) over all comparisons of the call: {len(rows)}. Smallest to be "
+        "shown: the difference that this test set shows with a power of 80 % at the corrected 5 %. "
+        "A smaller one is no evidence of equality."
+    )
+    yield Prose(text=text, tone="quiet")
+    if rest:
+        summary = "Comparisons between the other encoders of the call"
+        yield Fold(summary=summary, blocks=(_compared(rest, ""),))
+
+
+def _compared(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    lines: tuple[tuple[Cell, ...], ...] = tuple(
         (
             f"{row['encoder']} − {row['other']}",
-            *(row["task"], _short(row["fraction"]), row["metric"]),
+            *(row["task"], short(row["fraction"]), row["metric"]),
             "–"
             if row["difference"] is None
             else f"{row['difference']:+.3f}{_interval(row, '+.3f')}",
             *(_told(row[name]) for name in ("p", "p_holm", "smallest")),
             row["n"],
         )
-        for row in opened.statistics.get("comparisons", [])
-    ]
-    if lines:
-        heads = ("task", "training labels", "metric", "difference", "p", "p (Holm)")
-        columns = ("paired difference", *heads, "smallest to be shown", "films")
-        yield Table(columns=columns, rows=tuple(lines), caption=f"Comparisons; {CAPTION}")
-        text = (
-            "The last but one column: the difference that this test set shows with a power of "
-            "80 % at the corrected 5 %. A smaller one is no evidence of equality."
-        )
-        yield Prose(text=text, tone="quiet")
+        for row in rows
+    )
+    heads = ("task", "training labels", "metric", "difference", "p", "p (Holm)")
+    columns = ("paired difference", *heads, "smallest to be shown", "films")
+    return Table(columns=columns, rows=lines, caption=title)
 
 
 def _told(value: float | None) -> str:
@@ -149,13 +195,13 @@ def _told(value: float | None) -> str:
     return "<\N{NO-BREAK SPACE}0.001" if 0 <= value < 0.0005 else f"{value:.3f}"
 
 
-def slice_blocks(opened: Opened, *, shareable: bool) -> Iterator[Fold]:
+def slice_blocks(opened: Opened) -> Iterator[Fold]:
     """Yield the parts of the test split, folded; of several draws or seeds the first."""
     lines: list[tuple[Cell, ...]] = [
         (
             f"{row['property']} {row['slice']}",
-            *(row["task"], _short(row["fraction"]), row["label"]),
-            number_text([row], shareable=shareable),
+            *(row["task"], short(row["fraction"]), row["label"]),
+            number_text([row]),
             *(row["n"], row["n_pos"], row["n_subjects"]),
         )
         for row in opened.statistics.get("slices", [])
@@ -183,7 +229,7 @@ def published_blocks(opened: Opened) -> Iterator[Table]:
         lines = tuple(
             (
                 *(row["method"], row["task"], row["metric"]),
-                _short(row["fraction"]),
+                short(row["fraction"]),
                 f"{row['value']:.1f}",
             )
             for row in found

@@ -15,6 +15,7 @@ from ...train.recipes.config import leaves, read_yaml
 from ..table import CONTROLS
 from .opened import Opened, RunFolder
 
+INPUT = ("size", "resize", "channels", "mean", "std")  # keys of --encoder
 AUGMENTED = "-augmented"  # ends the name of a task that `--augment` makes of another
 
 
@@ -28,7 +29,8 @@ def data_section(run: RunFolder) -> Section | None:
     if not columns:
         return None
     facts = dict.fromkeys(name for column in columns.values() for name in column)
-    rows = tuple((fact, *(column.get(fact) for column in columns.values())) for fact in facts)
+    lines = ((fact, *(column.get(fact) for column in columns.values())) for fact in facts)
+    rows = tuple(line for line in lines if any(cell is not None for cell in line[1:]))
     blocks: list[Table | Prose] = [Table(columns=("", *columns), rows=rows)]
     for each in run.evaluations:
         for note in each.document["notes"]:  # an archive may name its patients or files there
@@ -131,13 +133,16 @@ def command_section(run: RunFolder) -> Section:
         sets = {dataset["name"]: run.training} | sets
     lines = [line for name, shards in sets.items() for line in _making(name, shards)]
     if dataset:
-        recipe = f"runs/{run.name}/recipe.yaml"
-        words = ["imitate", "train", recipe, "--data", dataset["name"], "--name", run.name]
+        words = ["imitate", "train", "RECIPE", "--data", dataset["name"], "--name", run.name]
         lines.append(shlex.join(words))
     lines += [line for each in run.sets.values() for line in _evaluating(run, each)]
     lines.append(shlex.join(["imitate", "report", f"runs/{run.name}"]))
+    text = (
+        "In this order they make the same numbers again. RECIPE is the recipe.yaml of this run; "
+        "SRC, TABLE and PATH stand for places that are not told."
+    )
     commands = tuple(Prose(text=line, tone="code") for line in lines)
-    return Section(title="Commands", blocks=commands)
+    return Section(title="Commands", blocks=(Prose(text=text, tone="quiet"), *commands))
 
 
 def _making(name: str, shards: ShardSet | None) -> Iterator[str]:
@@ -154,12 +159,34 @@ def _evaluating(run: RunFolder, opened: Opened) -> Iterator[str]:
     calls: dict[tuple[str, ...], list[str]] = {}
     for task in opened.tasks:
         calls.setdefault(tuple(_cells_asked(opened, task)), []).append(task)
-    weights = ["--run", run.name] if run.trained else ["--encoder", "PATH"]
+    company = opened.statistics.get("company", [run.name])
+    weights = [word for name in company for word in _weights(run, opened, name)]
     norm = opened.document.get("norm")
     for options, tasks in calls.items():
         plain = (word for task in tasks for word in ("--task", task.removesuffix(AUGMENTED)))
         words = ["imitate", "eval", opened.set, *weights, *plain, *options]
         yield shlex.join([*words, *(["--match-norm"] if norm else [])])
+
+
+def _weights(run: RunFolder, opened: Opened, name: str) -> tuple[str, str]:
+    """Return what names an encoder of the call: a run, or weights from elsewhere.
+
+    Those of this page with the input they were evaluated at, unless they tell it themselves: a
+    model folder of ours has a seed, and takes none.
+    """
+    folder = run.folder.resolve().with_name(name)
+    if (folder / "recipe.yaml").is_file() or not folder.is_dir():
+        return "--run", name
+    cells = (told["cell"] for told in opened.document["cells"])
+    own = next(cell for cell in cells if cell["encoder"] not in CONTROLS)
+    if name != run.name or own["pretrain_seed"] is not None:
+        return "--encoder", "PATH"
+    keys = (f"{key}={_joined(opened.document['image'][key])}" for key in INPUT)
+    return "--encoder", ",".join(["PATH", *keys])
+
+
+def _joined(value: object) -> str:
+    return ":".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cells_asked(opened: Opened, task: str) -> Iterator[str]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ... import __version__
 from ...contract import InputError
 from ...files import set_private
-from ...page import Block, Page, Prose, Section, write_page
+from ...page import Block, Heading, Page, Plots, Prose, Section, write_page
 from ...prep.sheets.report import REPORT, SHAREABLE
 from ..encoders.exposure import Exposure
 from .curves import answer_plots, head_plots, label_plots, learning_plots
-from .examples import example_blocks
+from .examples import TASK, example_blocks
 from .films import overlay_sheets, wrong_blocks
 from .numbers import (
     comparison_blocks,
+    prompt_blocks,
     published_blocks,
     slice_blocks,
     summary_blocks,
@@ -28,6 +30,8 @@ from .numbers import (
 )
 from .opened import Opened, RunFolder
 from .origin import command_section, data_section, grey_levels, origin_section
+from .overview import overview_section
+from .sharing import shared
 
 
 def write_run_report(folder: Path, *, out: Path | None = None, shareable: bool = False) -> Path:
@@ -66,8 +70,11 @@ def write_reports(evaluations: Sequence[Path]) -> list[Path]:
 
 def run_page(run: RunFolder, *, shareable: bool) -> Page:
     """Return the page of a run."""
+    if shareable:
+        run = replace(run, evaluations=tuple(shared(each) for each in run.evaluations))
     sections = (
         _attention(run),
+        overview_section(run),
         *(_evaluation(run, each, shareable=shareable) for each in run.evaluations),
         _training(run),
         data_section(run),
@@ -106,7 +113,6 @@ def _headline(run: RunFolder) -> Iterator[tuple[str, int]]:
             yield name, int(trained[key])
     if run.evaluations:
         yield "test films", sum(_films(each) for each in run.sets.values())
-        yield "numbers", sum(len(each.rows) for each in run.evaluations)
 
 
 def _films(opened: Opened) -> int:
@@ -157,18 +163,28 @@ def _evaluation(run: RunFolder, opened: Opened, *, shareable: bool) -> Section:
         )
     ]
     for task in opened.tasks:
-        blocks += task_blocks(opened, task, shareable=shareable)
-        blocks += answer_plots(opened, task, shareable=shareable)
-        blocks += label_plots(opened, task)
-        blocks += head_plots(opened, task)
-    blocks += [*summary_blocks(opened), *comparison_blocks(opened)]
-    blocks += [*slice_blocks(opened, shareable=shareable), *published_blocks(opened)]
-    if not shareable:
-        for task in opened.tasks:
-            blocks += [*overlay_sheets(opened, task), *wrong_blocks(opened, task)]
-        blocks += example_blocks(opened)
+        blocks += _task(opened, task, shareable=shareable)
+    blocks += [*comparison_blocks(opened), *slice_blocks(opened)]
+    blocks += published_blocks(opened)
     title = f"{opened.name}, phantom (synthetic)" if phantom else opened.name
     return Section(title=title, blocks=tuple(blocks))
+
+
+def _task(opened: Opened, task: str, *, shareable: bool) -> Iterator[Block]:
+    """Yield all of one task: its numbers, its curves, and its films."""
+    yield Heading(title=task)
+    yield from task_blocks(opened, task)
+    yield from summary_blocks(opened, task)
+    yield from prompt_blocks(opened, task)
+    yield from answer_plots(opened, task, shareable=shareable)
+    apart = (*label_plots(opened, task), *head_plots(opened, task))
+    if plots := tuple(plot for block in apart for plot in block.plots):
+        yield Plots(plots=plots)
+    if not shareable:
+        yield from overlay_sheets(opened, task)
+        yield from wrong_blocks(opened, task)
+        if task == TASK:
+            yield from example_blocks(opened)
 
 
 def _training(run: RunFolder) -> Section | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...contract import InputError
 from ...files import (
     blake3_file,
     digest_of,
@@ -62,7 +63,10 @@ class Record:
         mark = self.mark(cell)
         if not mark.is_file():
             return False
-        told = read_json(mark)
+        try:
+            told = read_json(mark)
+        except InputError:  # a damaged mark marks nothing
+            return False
         whole = all(
             (path := mark.parent / name).is_file() and blake3_file(path) == blake3
             for name, blake3 in told["files"].items()
@@ -96,7 +100,7 @@ class Record:
 
         With `write`, write it, the rows as csv, and what the cells predicted.
         """
-        marks = {path: read_json(path) for path in self.cells.glob("*/*.json")}
+        marks = {path: _read_mark(path) for path in self.cells.glob("*/*.json")}
         paths = sorted(marks, key=lambda path: _place(marks[path]["cell"]))
         told = [marks[path] for path in paths]
         document = {
@@ -134,6 +138,15 @@ class Record:
                 if path.is_file():
                     place = self.folder / task / path.relative_to(mark.parent)
                     write_bytes(place, path.read_bytes())
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise InputError(
+            error.what, where=error.where, todo="evaluate anew with --no-resume"
+        ) from None
 
 
 def _joined(table: Table, parts: list[pa.Table]) -> pa.Table | list[Any]:

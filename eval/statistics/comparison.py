@@ -97,7 +97,7 @@ def summary_rows(group: Group, *, seed: int) -> list[dict[str, Any]]:
     value_SM = np.stack([_macro(a.values(metrics)[None])[0] for a in group.answers])
     spread_SRM = np.stack([_spread(a, metrics, a.counted, seed) for a in group.answers])
     mean_RM = spread_SRM[pick_RS, np.arange(len(pick_RS))[:, None]].mean(axis=1)
-    units = group.answers[0].units
+    units = _fullest(group).units
     rows = []
     for m, metric in enumerate(metrics):
         value_S = value_SM[~np.isnan(value_SM[:, m]), m]
@@ -114,10 +114,15 @@ def summary_rows(group: Group, *, seed: int) -> list[dict[str, Any]]:
                 "ci_low": low,
                 "ci_high": high,
                 "ci_method": "none" if bare else f"{units.method()}-repeats",
-                "repeats": count,
+                "repeats": len(value_S),
             }
         )
     return rows
+
+
+def _fullest(group: Group) -> Evidence:
+    """Return the first repeat with most samples: a draw of few labels may have answered none."""
+    return max(group.answers, key=lambda answers: len(answers.keys))
 
 
 def compare(groups: Sequence[Group], *, seed: int) -> list[dict[str, Any]]:
@@ -169,14 +174,18 @@ class _Measured:
 
 
 def _pairs(groups: Sequence[Group], *, seed: int) -> list[dict[str, Any]]:
-    """Return rows of COMPARISONS that are not corrected yet, for all pairs at one place."""
+    """Return rows of COMPARISONS that are not corrected yet, for all pairs at one place.
+
+    A control is always the other side.
+    """
     if len(groups) < 2:
         return []
     shared = _shared(groups)
     groups = [group.only(shared) for group in groups]
     counted = _counted(groups)
-    measured = [_measured(group, counted, seed) for group in groups]
-    first = groups[0].answers[0]
+    last = sorted(groups, key=lambda group: group.encoder in CONTROLS)
+    measured = [_measured(group, counted, seed) for group in last]
+    first = _fullest(groups[0])
     common = dict(groups[0].place) | {
         "metric": groups[0].metrics[0],
         "label": MACRO,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..metrics import MACRO
 from ..table import CONTROLS, aligned
 from .written import FILE
 
+PLACE = ("encoder", "task", "fraction", "metric")  # of a row of SUMMARY in one set's table
 MAIN = ("auroc", "dice", "map", "pointing", "r@5")  # metrics that encoders are compared by
 
 
@@ -21,7 +22,7 @@ def statistics_text(document: Mapping[str, Any], folders: Sequence[Path]) -> str
     same comparisons.
     """
     known = {f: read_json(f / FILE) for f in folders if (f / FILE).is_file()}
-    named = [row for folder in known for row in _named(known[folder]["summary"], folder, folders)]
+    named = _named({folder.parents[1].name: known[folder]["summary"] for folder in known})
     compared = [row for each in [*known.values()][:1] for row in each["comparisons"]]
     tasks = {row["task"] for row in document["rows"]}
     printed = [row for row in document["published"] if row["task"] in tasks]
@@ -34,14 +35,21 @@ def statistics_text(document: Mapping[str, Any], folders: Sequence[Path]) -> str
     return "".join("\n".join(["", *lines, ""]) for lines in parts if lines)
 
 
-def _named(
-    rows: Sequence[Mapping[str, Any]], folder: Path, folders: Sequence[Path]
-) -> Iterator[Mapping[str, Any]]:
-    """Yield rows, those of controls under the run that they stand beside where there are more."""
-    for row in rows:
-        control = row["encoder"] in CONTROLS and len(folders) > 1
-        name = f"{row['encoder']} of {folder.parents[1].name}"
-        yield dict(row) | {"encoder": name} if control else row
+def _named(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """Return the rows of all runs, controls last.
+
+    A control that says the same beside every encoder comes once; another is named after the run.
+    """
+    rows: dict[str, Mapping[str, Any]] = {}
+    beside = [row for summary in summaries.values() for row in summary]
+    for name, summary in summaries.items():
+        for row in summary:
+            places = [row[column] for column in PLACE]
+            level = all(r == row for r in beside if [r[column] for column in PLACE] == places)
+            own = row["encoder"] not in CONTROLS or level
+            told = row if own else dict(row) | {"encoder": f"{row['encoder']} of {name}"}
+            rows[str(told)] = told
+    return sorted(rows.values(), key=lambda row: row["encoder"].split(" of ")[0] in CONTROLS)
 
 
 def summary_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -66,18 +74,16 @@ def slice_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the paired differences; nothing when there is nothing to compare."""
-    if not rows:
-        return []
+    """Return the paired differences; nothing where none could be measured."""
     heads = ["paired difference", "task", "train labels", "metric", "difference", "p", "p (Holm)"]
     table = [[*heads, "smallest to be shown"]]
-    for row in rows:
+    for row in (row for row in rows if row["difference"] is not None):
         pair = f"{row['encoder']} - {row['other']}"
         numbers = [_number(row[name]) for name in ("p", "p_holm", "smallest")]
         difference = _with_interval(row, "difference", "+.3f")
         where = [row["task"], _share(row), row["metric"]]
         table.append([pair, *where, difference, *numbers])
-    return aligned(table)
+    return aligned(table) if len(table) > 1 else []
 
 
 def published_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

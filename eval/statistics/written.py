@@ -10,6 +10,7 @@ runs/<name>/eval/<dataset>/
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,9 @@ def write_statistics(folders: Sequence[Path], tests: TestSet) -> list[dict[str, 
     of = digest_of([__version__, SEED, company, [each.digest for each in kept]])
     documents = []
     for each in kept:
-        known = read_json(each.folder / FILE) if (each.folder / FILE).is_file() else {}
+        known: dict[str, Any] = {}
+        with contextlib.suppress(InputError):  # missing or damaged, it is computed anew
+            known = read_json(each.folder / FILE)
         if known.get("of") != of:
             told = _write_told(each, tests)
             known = {"of": of, "company": company} | statistics_of(each, kept, told)

@@ -18,7 +18,7 @@ import torch
 
 from ...contract import UsageError
 from ...schema import RESULTS, Table
-from ...work import Interrupts
+from ...work import Interrupts, check_progress
 from ..encoders.encoder import Source
 from ..encoders.features import Pictures
 from ..heads.training import Teacher
@@ -47,6 +47,7 @@ class EvalOptions:
     progress: str = "auto"
 
     def __post_init__(self) -> None:
+        check_progress(self.progress)
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise UsageError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...contract import InputError, UsageError
+from ...contract import CANNOT_WRITE, InputError, UsageError
 from ...files import read_json, set_private, sweep_partials, write_json
 from ...options import reasons_text
 from ...work import Interrupts, Progress, alone, command_line, run_tasks
@@ -27,7 +26,6 @@ from .plan import CARD, PARTS, Effort, Job, unusable
 from .rows import Identity, identity, reject_row
 
 CHUNK = 32  # records a chunk: what a kill loses at most
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def prepare(job: Job, effort: Effort) -> Outcome:

@@ -45,9 +45,9 @@ class PreparedSet:
             raise InputError("no such folder", where=str(folder))
         if not all((folder / name).is_file() for name in ("card.json", "manifest.parquet")):
             raise UsageError(
-                "not a finished prepared set",
+                "neither a finished prepared set nor a run",
                 where=str(folder),
-                todo="give a folder below data/prepared that `imitate prep` has finished",
+                todo="give data/prepared/NAME that `imitate prep` has finished, or runs/NAME",
             )
         return cls(
             folder=folder,

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imitate.eval.heads.augment import AUGMENTS, CHANGES, Draw, centre, crop
+from imitate.eval.heads.augment import AUGMENTS, CHANGES, GREY, Draw, centre, crop, kad
 from imitate.train.network.model import ImageConfig
 
 IMAGE = ImageConfig(size=24, resize=32, channels=1, mean=(0.5,), std=(0.5,))
@@ -61,10 +61,19 @@ def test_ten_changes_and_the_first_is_none() -> None:
     assert np.array_equal(equalized, cv2.equalizeHist(image_SS))
 
 
-def test_shifts_go_both_ways_and_leave_black() -> None:
+def test_shifts_go_both_ways_and_leave_grey() -> None:
     image_SS = np.full((24, 24), 200, np.uint8)
     right = CHANGES[7]
     views = [right(image_SS, Draw(0, epoch, 0)) for epoch in range(20)]
-    left_black = {bool((view[:, :7] == 0).all()) for view in views}
-    right_black = {bool((view[:, -7:] == 0).all()) for view in views}
-    assert left_black == right_black == {True, False}
+    left_grey = {bool((view[:, :7] == GREY).all()) for view in views}
+    right_grey = {bool((view[:, -7:] == GREY).all()) for view in views}
+    assert left_grey == right_grey == {True, False}
+
+
+def test_kad_makes_each_of_two_changes_one_time_in_two() -> None:
+    """A flat picture is left flat by any crop, by some changes, and by those that are not made."""
+    image_HW = np.full((32, 32), 200, np.uint8)
+    left = sum((kad(image_HW, IMAGE, Draw(0, 0, i)) == 200).all() for i in range(400))
+    silent = [bool((change(image_HW, Draw(0, 0, 0)) == 200).all()) for change in CHANGES]
+    expected = (0.5 + 0.5 * np.mean(silent)) ** 2
+    assert abs(left / 400 - expected) < 0.08

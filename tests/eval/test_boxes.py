@@ -132,6 +132,17 @@ def test_mgca_is_coco_on_the_films_that_have_both_a_target_and_a_prediction(seed
     assert mean_precision(films, "map-mgca") > coco(confident, measure)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_poor_boxes_do_not_decide_which_good_ones_stay(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner_D2, score_D = 200 * rng.random((400, 2)), rng.random(400)
+    box_D4 = np.concatenate([corner_D2, corner_D2 + 20 + 60 * rng.random((400, 2))], axis=1)
+    good = np.flatnonzero(score_D >= 0.5)
+    stays = suppress(box_D4, score_D, limit=0.5, extra=1.0)
+    alone = good[suppress(box_D4[good], score_D[good], limit=0.5, extra=1.0)]
+    assert stays[score_D[stays] >= 0.5].tolist() == alone.tolist()
+
+
 def test_more_predictions_than_count_are_cut_as_coco_cuts_them() -> None:
     films = make_films(3, count=4, levels=1000, most=2)
     rng = np.random.default_rng(0)
@@ -140,13 +151,15 @@ def test_more_predictions_than_count_are_cut_as_coco_cuts_them() -> None:
     assert mean_precision(films, "map") == pytest.approx(coco(films, MEASURES["map"]), abs=1e-12)
 
 
-@pytest.mark.parametrize(("column", "value"), [("predicted", 0.0), ("targets", 0.0), ("both", 0.0)])
-def test_nothing_predicted_and_nothing_to_find_are_nothing(column: str, value: float) -> None:
+@pytest.mark.parametrize(("column", "value"), [("predicted", 0.0), ("targets", -1), ("both", -1)])
+def test_nothing_predicted_is_worse_than_misses_where_films_are_left_out(
+    column: str, value: float
+) -> None:
     empty = ("predicted", "targets") if column == "both" else (column,)
     films = [f | {name: [] for name in empty} for f in make_films(1)]
     if "predicted" in empty:
         films = [film | {"scores": []} for film in films]
-    assert mean_precision(films, "map") == mean_precision(films, "map-mgca") == value
+    assert (mean_precision(films, "map"), mean_precision(films, "map-mgca")) == (value, -1.0)
     assert all(row["value"] in (None, 0.0) for row in detection_rows(films, seed=0))
 
 

@@ -144,7 +144,7 @@ def test_controls_are_not_compared_with_each_other() -> None:
     rows = compare([*first, *second], seed=0)
     assert {(row["encoder"], row["other"]) for row in rows} == {
         *(("a", "random"), ("a", "no-pixels"), ("a", "b")),
-        *(("no-pixels", "b"), ("b", "random")),
+        *(("b", "no-pixels"), ("b", "random")),
     }
     assert all(row["p_holm"] >= row["p"] for row in rows)
 
@@ -219,7 +219,7 @@ def test_correction_counts_all_comparisons_of_the_table() -> None:
 def test_each_draw_counts_the_labels_that_all_answered_in_it() -> None:
     rng = np.random.default_rng(4)
     target = (rng.random((50, 3)) < 0.4).astype(float)
-    taught = {0: (0, 1), 1: (2,), 2: ()}  # what each small draw of the training labels could teach
+    taught = {0: (), 1: (0, 1), 2: (2,)}  # what each small draw of the training labels could teach
 
     def drawn(skill: float) -> dict[int, Answers]:
         found = {}
@@ -248,3 +248,7 @@ def test_each_draw_counts_the_labels_that_all_answered_in_it() -> None:
     }
     assert row["difference"] == pytest.approx(means["good"] - means["bad"])
     assert row["labels"] == 3 and row["ci_low"] > 0 and row["p"] < 0.01
+    assert row["n"] == 50
+    (good, _) = groups_of("rsna", "good", cells)
+    joined = next(r for r in summary_rows(good, seed=0) if r["metric"] == "auroc")
+    assert joined["repeats"] == 2 and joined["value"] == pytest.approx(means["good"])

@@ -65,6 +65,10 @@ def test_what_pictures_are_brought_to_is_part_of_the_encoder(weights: Path) -> N
         (f",{ALL.replace('size=16', 'size=big')}", "whole numbers"),
         (f",{ALL.replace('0.25', '0:1')}", "std"),
         (f",{ALL.replace('0.25', '0')}", "positive"),
+        (f",{ALL.replace('0.25', 'inf')}", "finite"),
+        (",size=16,resize=20,mean=nan,std=0.5", "finite"),
+        (f",{ALL},channels=1", "3 channels, not 1"),
+        (",size=4,resize=20,norm=half", "at least 8 .--encoder"),
         (",size=30,resize=20,norm=half", "resize"),
         (",size=16,resize=20,norm=mine", "imagenet"),
     ],
@@ -91,6 +95,13 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     for name in ("bad.pth", "other.pth", "none.pth"):
         with pytest.raises(InputError, match=name):
             parse_encoder(f"{tmp_path / name},{ALL}")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match=r"no config\.json") as error:
+        parse_encoder(str(tmp_path / "run"))
+    assert "--run NAME" in error.value.todo
+    with pytest.raises(InputError, match="no such file") as error:
+        parse_encoder("microsoft/resnet-50")
+    assert "hf download" in error.value.todo
 
 
 @pytest.fixture

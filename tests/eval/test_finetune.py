@@ -187,8 +187,10 @@ def test_a_frozen_network_keeps_weights_and_statistics(make_work: MakeWork) -> N
     work = make_work("linear-augmented")
     LinearAugmented().do(work)
     saved = load_file(work.folder / "lr-0.001" / "epoch.safetensors")
-    network = work.pictures.encoder.network.state_dict()
-    assert all(torch.equal(saved[f"now network.{name}"], t) for name, t in network.items())
+    network = work.pictures.encoder.network
+    buffers = {f"now network.{name}": tensor for name, tensor in network.named_buffers()}
+    assert {name for name in saved if name.startswith("now network")} == buffers.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in buffers.items())
     assert not torch.equal(saved["now head.weight"], saved["exp_avg head.weight"])
     assert not any(name.startswith("exp_avg network") for name in saved)
 

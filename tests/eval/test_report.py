@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from imitate.cli import app
 from imitate.contract import Folders, InputError, UsageError
 from imitate.eval.report.curves import answer_plots, head_plots, label_plots, learning_plots
-from imitate.eval.report.numbers import number_text
 from imitate.eval.report.opened import Opened, RunFolder
+from imitate.eval.report.sharing import shared
 from imitate.eval.report.written import write_reports, write_run_report
 from imitate.files import read_json, write_json, write_text
 from imitate.shards.manifest import ShardSet
@@ -165,6 +165,17 @@ def test_areas_below_the_curves_are_the_measured_numbers(run: Path) -> None:
         assert {curve.name for curve in curves} == {"Pneumonia", "Edema"}
         for curve in curves:
             assert area(curve.points) == pytest.approx(measured[curve.name], abs=1e-9)
+    for curve in plots.plots[1].curves:  # a step up or down at most at each recall
+        recalls = [recall for recall, _ in curve.points]
+        assert recalls == sorted(recalls) and max(map(recalls.count, recalls)) <= 2
+
+
+def test_the_bins_of_the_calibration_hold_ten_films_at_least(run: Path) -> None:
+    films = len(opened(run).kept.answered[0][1].keys)
+    (plots,) = answer_plots(opened(run), "linear", shareable=False)
+    for curve in plots.plots[2].curves:
+        if curve.look != "guide":
+            assert 1 <= len(curve.points) <= max(1, films // 10)
 
 
 def test_labels_learned_from_and_steps_become_curves(run: Path) -> None:
@@ -227,20 +238,112 @@ def test_a_shareable_page_holds_no_film_and_no_id(run: Path) -> None:
     assert not any(str(key) in html for key in keys)
     assert "<img" not in html and "of Doe" not in html and "RESTRICTED" in html
     counts = re.findall(r'<td class="n">([^<]*)<', html)
-    assert all(re.fullmatch(r"0|&lt;10|[\d,]*0", count) for count in counts)
+    assert all(re.fullmatch(r"0|–|&lt;10|[\d,]*0", count) for count in counts)
     assert not re.search(r"film-\d", html)
 
 
-def test_numbers_of_few_cases_and_fine_curves_are_not_shared(run: Path) -> None:
-    row = {"value": 0.8, "ci_low": None, "ci_high": None, "n": 40, "n_pos": 9}
-    assert number_text([row], shareable=True) == "–"
-    assert number_text([row | {"n_pos": 31}], shareable=True) == "–"
-    assert number_text([row | {"n_pos": 30}], shareable=True) == "0.800"
-    assert number_text([row], shareable=False) == "0.800"
+@pytest.mark.parametrize(
+    ("positives", "told"),
+    [
+        ({"Edema": 20, "Pneumonia": 20}, {"Edema", "Pneumonia", "macro"}),
+        ({"Edema": 9, "Pneumonia": 20}, {"Pneumonia"}),  # or it would follow from the mean
+        ({"Edema": 31, "Pneumonia": 20}, {"Pneumonia"}),  # 9 of 40 are negative
+        ({"Edema": 9, "Pneumonia": 8}, {"macro"}),
+        ({"Edema": 40, "Pneumonia": 20}, {"Edema", "Pneumonia", "macro"}),
+    ],
+)
+def test_numbers_that_would_tell_few_cases_are_not_shared(
+    run: Path, positives: dict[str, int], told: set[str]
+) -> None:
+    document = read_json(results(run))
+    rows = [
+        row | {"n": 40, "n_pos": positives.get(row["label"])}
+        for row in document["rows"]
+        if row["label"] in ("macro", *positives) and row["metric"] == "auroc"
+    ]
+    write_json(results(run), document | {"rows": rows})
+    path = results(run).with_name("statistics.json")
+    means = [row | {"repeats": 2, "sd": 0.1} for row in rows if row["label"] == "macro"]
+    write_json(path, read_json(path) | {"summary": means})
+    page = shared(opened(run))
+    assert {row["label"] for row in page.rows if row["value"] is not None} == told
+    joined = [row["value"] for row in page.statistics["summary"]]
+    compared = [row for row in page.statistics["comparisons"] if row["metric"] == "auroc"]
+    assert joined and compared
+    for row in compared:
+        assert (row["difference"] is None) == (row["p"] is None) == ("macro" not in told)
+    assert all((value is None) == ("macro" not in told) for value in joined)
+    assert all(row["value"] is not None for row in opened(run).rows)
+
+
+def test_fine_curves_are_not_shared(run: Path) -> None:
     (fine,) = answer_plots(opened(run), "linear", shareable=False)
     coarse = list(answer_plots(opened(run), "linear", shareable=True))
     assert len(fine.plots[0].curves[0].points) >= len(coarse[0].plots[0].curves[0].points)
     assert all(len(curve.points) <= 20 for curve in coarse[0].plots[0].curves)
+
+
+def test_the_main_numbers_of_all_tasks_come_first(run: Path) -> None:
+    page = Parsed((run / "report.html").read_text())
+    head, *lines = next(table for table in page.tables if table[0][0] == "test set")
+    assert head[4:] == ["encoder", "random", "no-pixels", "films"]
+    told = {
+        (task, share): dict(zip(head[4:], rest, strict=True)) for _, task, share, _, *rest in lines
+    }
+    assert set(told) == {("zeroshot", "–"), ("linear", "30 %"), ("linear", "100 %")}
+    for row in read_json(results(run))["rows"]:
+        if (row["metric"], row["label"]) == ("auroc", "macro"):
+            share = f"{100 * row['fraction']:.4g} %" if row["fraction"] else "–"
+            name = "encoder" if row["encoder"] == "run" else row["encoder"]
+            number = told[(row["task"], share)][name]
+            assert number.startswith(f"{row['value']:.3f}")
+
+
+def test_the_contents_name_every_task_and_lead_to_it(run: Path) -> None:
+    html = (run / "report.html").read_text()
+    links = re.findall(r'href="#([^"]*)"', html.split("<nav>")[1].split("</nav>")[0])
+    assert all(html.count(f'id="{link}"') == 1 for link in links)
+    section = f"{SET}-"
+    assert {link.removeprefix(section) for link in links if link.startswith(section)} == {
+        *("zeroshot", "linear", "comparisons")
+    }
+
+
+def test_a_task_without_any_number_says_so_instead_of_a_table_of_dashes(run: Path) -> None:
+    document = read_json(results(run))
+    empty = {"value": None, "ci_low": None, "ci_high": None, "n": 0, "threshold_source": None}
+    rows = [row | empty if row["task"] == "zeroshot" else row for row in document["rows"]]
+    write_json(results(run), document | {"rows": rows})
+    html = write_run_report(run).read_text()
+    assert "zeroshot, no training labels: no number, the test split has too few cases." in html
+    assert not any(
+        words.startswith("zeroshot, no training labels; ") for words in Parsed(html).words
+    )
+
+
+def test_comparisons_of_other_encoders_are_folded_and_their_runs_are_named(run: Path) -> None:
+    path = results(run).with_name("statistics.json")
+    known = read_json(path)
+    pair = known["comparisons"][0]
+    others = [pair | {"encoder": "b", "other": "c", "difference": 0.125}]
+    known |= {"comparisons": [*known["comparisons"], *others], "company": ["b", "run"]}
+    write_json(path, known)
+    html = write_run_report(run).read_text()
+    own, folded = html.split("Comparisons between the other encoders of the call")
+    assert "b − c" in folded and "b − c" not in own
+    assert f"{pair['encoder']} − {pair['other']}" in own
+    assert f"of the call: {len(known['comparisons'])}." in own
+    assert f"imitate eval {SET} --run b --run run --task" in html
+
+
+def test_the_prompts_of_a_task_stand_in_the_page(run: Path) -> None:
+    told = next(told for told in read_json(results(run))["cells"] if "prompts" in told)
+    html = (run / "report.html").read_text()
+    head = ["label", "prompts for presence", "prompts for absence"]
+    (table,) = (table for table in Parsed(html).tables if table[0] == head)
+    for label, present, absent in table[1:]:
+        pair = told["prompts"][label]
+        assert (present, absent) == ("; ".join(pair["positive"]), "; ".join(pair["negative"]))
 
 
 def test_wrong_films_are_those_that_were_answered_wrongly(run: Path) -> None:
@@ -255,14 +358,17 @@ def test_wrong_films_are_those_that_were_answered_wrongly(run: Path) -> None:
         for j, label in enumerate(answers.labels)
     }
     told = re.findall(
-        r"<div>(film-\d+)</div><div>(\w+): present, probability ([\d.]+)</div>", missed
+        r"<div>(film-\d+)</div>"
+        r"<div>(\w+): present, probability ([\d.]+), threshold ([\d.]+)</div>",
+        missed,
     )
     assert told
-    for key, label, probability in told:
+    for key, label, probability, limit in told:
         target, score, threshold = answers[(key, label)]
         assert target == 1 and score < threshold
         assert float(probability) == pytest.approx(score, abs=6e-4)
-    assert [float(p) for *_, p in told] == sorted(float(p) for *_, p in told)
+        assert float(limit) == pytest.approx(threshold, abs=6e-4)
+    assert [float(p) for *_, p, _ in told] == sorted(float(p) for *_, p, _ in told)
 
 
 def test_without_its_shards_a_run_still_has_a_report(run: Path) -> None:
@@ -290,7 +396,7 @@ def with_overlays(run: Path) -> str:
     document = read_json(results(run))
     cell = document["cells"][0]["cell"] | {"task": "segment", "fraction": 1.0}
     told = {"cell": cell, "overlays": [["film-003", "Dice 0.75"]]}
-    told |= {"losses": [3.0, 2.0], "judged": [2.5, 2.4]}
+    told |= {"losses": [3.0, 2.0], "judged": [2.5, 2.4], "lr": 0.001, "best_epoch": 2}
     number = document["rows"][0] | {"task": "segment", "fraction": 1.0, "label": "region"}
     number |= {"metric": "dice", "value": 0.625, "ci_low": 0.5, "ci_high": 0.75}
     document |= {"cells": [*document["cells"], told], "rows": [*document["rows"], number]}
@@ -324,6 +430,7 @@ def test_overlays_and_the_training_of_a_head_are_shown(run: Path) -> None:
     assert "data:image/jpeg" in sheet and dice in sheet and "film-003" in sheet
     assert "0.625" in html
     (plots,) = head_plots(opened(run), "segment")
+    assert plots.plots[0].title.endswith("learning rate 0.001, best epoch 2")
     assert [curve.points for curve in plots.plots[0].curves] == [
         ((1, 3.0), (2, 2.0)),
         ((1, 2.5), (2, 2.4)),
@@ -362,6 +469,14 @@ def test_an_evaluation_of_an_earlier_version_stops_no_other(
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         write_run_report(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("name: demo")
+    for words, says in (
+        ([str(tmp_path)], "neither a finished prepared set nor a run"),
+        ([str(tmp_path / "run"), "--out", str(tmp_path)], "--out is a folder"),
+    ):
+        error = CliRunner().invoke(app, ["report", *words]).exception
+        assert isinstance(error, UsageError) and says in str(error)
 
 
 def test_a_run_that_was_not_evaluated_has_its_curves(run: Path, tmp_path: Path) -> None:
@@ -377,5 +492,10 @@ def test_weights_from_elsewhere_have_a_report_too(evaluated: Path, weights: Path
     (page,) = (evaluated / "runs").glob("encoder-net-*/report.html")
     assert f"look at it: {page}" in result.stdout
     html = page.read_text()
-    assert f"imitate eval {SET} --encoder PATH --task linear" in html
+    (line,) = re.findall(r'<p class="code">(imitate eval [^<]*)</p>', html)
+    assert f"imitate eval {SET} --encoder PATH,size=16,resize=16," in line
+    words = shlex.split(line.replace("PATH", str(weights)))[1:]
+    before = (page.parent / "eval" / SET / "results.json").read_bytes()
+    call(*words, "--root", evaluated, "--quiet", "--no-resume")
+    assert (page.parent / "eval" / SET / "results.json").read_bytes() == before
     assert "imitate train" not in html and "Learning rate" not in html

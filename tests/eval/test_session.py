@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from imitate.contract import Exit, Folders, ImitateError, UsageError
+from imitate.contract import Exit, Folders, ImitateError, InputError, UsageError
 from imitate.eval.commands import register
 from imitate.eval.encoders.encoder import OurModel
 from imitate.eval.run import Evaluation
@@ -24,6 +24,7 @@ from imitate.files import read_json, write_json
 from imitate.shards.manifest import ShardSet
 from imitate.shards.plan import ShardOptions
 from imitate.shards.write import write_shards
+from imitate.work import alone
 
 Make = Callable[..., Path]
 SET = "phantom-rsna"
@@ -86,6 +87,56 @@ def test_a_protocol_that_is_not_prepared_is_named(both: Path) -> None:
     assert error.code == Exit.USAGE and "clean" in str(error)
     error = failure(run(both, "nih", "--protocol", "paper"))
     assert error.code == Exit.INPUT and "imitate prep nih SRC --protocol paper" in str(error)
+    error = failure(run(both, SET, "--protocol", "papers"))
+    assert error.code == Exit.USAGE and "clean, paper, mgca, benchx" in str(error)
+
+
+def test_a_progress_that_there_is_not_is_refused_though_all_is_done(root: Path) -> None:
+    done(root, SET, "--task", "zeroshot", "--no-control")
+    words = ("--task", "zeroshot", "--no-control", "--progress", "dots")
+    assert failure(run(root, SET, *words)).code == Exit.USAGE
+
+
+def test_anew_is_alone_and_leaves_what_it_cannot_make(root: Path) -> None:
+    done(root, SET, "--task", "linear", "--no-control")
+    folder = Folders(root).run("run") / "eval" / SET
+    before = (folder / "results.json").read_bytes()
+    impossible = failure(run(root, SET, "--task", "detect", "--no-resume"))
+    assert impossible.code == Exit.USAGE
+    with alone(folder, "evaluating"):
+        busy = failure(run(root, SET, "--task", "linear", "--no-control", "--no-resume"))
+    assert busy.code == Exit.USAGE and "another process" in str(busy)
+    assert (folder / "results.json").read_bytes() == before
+    done(root, SET, "--task", "zeroshot", "--no-control", "--no-resume")
+    assert {row["task"] for row in results(root, SET)} == {"zeroshot"}
+
+
+def test_damaged_marks_are_made_again_where_they_are_asked_for(root: Path) -> None:
+    words = ("--task", "linear", "--task", "zeroshot", "--no-control")
+    done(root, SET, *words)
+    folder = Folders(root).run("run") / "eval" / SET
+    before = (folder / "results.json").read_bytes()
+    (linear,) = folder.glob("cells/*/linear-*/*.json")
+    (features,) = folder.glob("features/*/own-features.json")
+    for path in (linear, features, folder / "statistics.json"):
+        path.write_text("{")
+    with pytest.raises(InputError) as error:
+        done(root, SET, "--task", "zeroshot", "--no-control")
+    assert "--no-resume" in error.value.todo
+    done(root, SET, *words)
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_a_control_stands_once_and_is_subtracted(root: Path, make_run: Make) -> None:
+    make_run(root, "other", seed=5)
+    words = ("--run", "run", "--run", "other", "--task", "linear", "--seeds", 2, "--fraction", 0.5)
+    text = done(root, SET, *words, "--draws", 2)
+    joined = text[text.index("draws and seeds together") : text.index("paired difference")]
+    names = [line.split("  ")[0] for line in joined.splitlines()[1:] if line]
+    assert names == ["run", "other", "random", "no-pixels"]
+    compared = text[text.index("paired difference") :].splitlines()
+    pairs = [line.split("  ")[0] for line in compared[1:] if " - " in line]
+    assert "other - no-pixels" in pairs and not any(p.startswith("no-pixels") for p in pairs)
 
 
 def test_overlap_is_refused_under_clean_only(both: Path, make_run: Make) -> None:

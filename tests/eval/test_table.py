@@ -140,3 +140,29 @@ def test_table_averages_draws_and_says_what_is_left_out(tests: TestSet, scored: 
     assert "10 %" in macro and "0.500 (sd" in macro and "of 2)" in macro and "2/3" in macro
     assert "left out of linear at 10 %, no training label: Edema, Hernia" in text
     assert next(line for line in text.splitlines() if line.startswith("Hernia")).endswith("–")
+
+
+def test_a_draw_that_taught_nothing_changes_neither_films_nor_the_order_of_metrics(
+    tests: TestSet, scored: Scored
+) -> None:
+    nothing = replace(scored, scores=np.full_like(scored.scores, np.nan))
+    draws = []
+    for draw, each in enumerate((nothing, scored)):
+        draws += result_rows(tests, replace(CELL, fraction=0.1, draw=draw), each, seed=0)
+    head, line, *_ = render(document(draws, {})).splitlines()[2:]
+    assert head.split()[4:-2] == list(METRICS)
+    assert (
+        int(line.split()[-1])
+        == one(result_rows(tests, CELL, scored, seed=0), "auroc", "macro")["n"]
+    )
+
+
+def test_notes_say_what_was_measured_only(tests: TestSet, scored: Scored) -> None:
+    blind = [Settled()] * len(tests.labels)
+    rows = result_rows(tests, CELL, replace(scored, settled=blind), seed=0)
+    text = render(document(rows, {}))
+    assert "Without labelled validation films no threshold was chosen." in text
+    assert "Thresholds are those" not in text and "bootstrap-subjects-1000." in text
+    nothing = replace(scored, scores=np.full_like(scored.scores, np.nan))
+    text = render(document(result_rows(tests, CELL, nothing, seed=0), {}))
+    assert "95 % intervals" not in text and "Without" not in text

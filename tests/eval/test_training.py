@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imitate.contract import Stopped
@@ -65,6 +66,20 @@ def test_it_ends_when_patience_does(tmp_path: Path) -> None:
     # without steps to speak of nothing improves
     _, curve = taught(tmp_path, schedule(lr=1e-30, weight_decay=0, epochs=50, patience=3))
     assert len(curve.judged) - 1 - curve.best == 3 < 50
+
+
+def test_the_state_holds_what_training_changes_and_nothing_else(tmp_path: Path) -> None:
+    lesson = Line()
+    weight = lesson.module[1].weight.requires_grad_(False)
+    before = weight.clone()
+    taught(tmp_path, schedule(), lesson)
+    names = {name.split(" ")[1] for name in load_file(tmp_path / "epoch.safetensors")}
+    assert "1.weight" not in names and {"1.bias", "2.running_mean"} < names
+    assert torch.equal(weight, before)
+    other = Line()
+    other.module[1].weight.requires_grad_(False)
+    taught(tmp_path, schedule(), other)
+    assert other.steps == 0 and other.judge() == lesson.judge()
 
 
 @pytest.mark.parametrize("stop_after", [3, 6, 13])

@@ -117,3 +117,12 @@ def test_a_picture_and_its_region_turn_together() -> None:
         moved += not (new_region == region).all()
         assert 0.75 < new_region.sum() / region.sum() < 1.3
     assert min(overlaps) > 0.95 and 10 < moved < 30
+
+
+def test_what_comes_in_at_the_borders_is_black_and_no_region() -> None:
+    region, picture = np.ones((64, 64), bool), np.full((64, 64), 200, np.float32)
+    views = [turned(picture, region, Draw(0, 0, ordinal)) for ordinal in range(20)]
+    outside = [view for view in views if not view[1].all()]
+    assert len(outside) > 3
+    for new_picture, new_region in outside:
+        assert new_picture[~new_region].max() < 200 and new_picture.min() == 0

@@ -252,7 +252,7 @@ def test_the_command_of_a_table_names_its_columns_and_dataset(boxed: Path, tmp_p
 def test_what_is_no_finished_set_is_named(tmp_path: Path, decoder: Decoder) -> None:
     with pytest.raises(InputError, match="no such folder"):
         write_report(tmp_path / "none", decoder)
-    with pytest.raises(UsageError, match="not a finished prepared set"):
+    with pytest.raises(UsageError, match="neither a finished prepared set nor a run"):
         write_report(tmp_path, decoder)
 
 

@@ -130,3 +130,14 @@ def test_a_tensor_without_a_place_is_named() -> None:
     state = timm_state() | {"blocks.0.attn.gate.weight": torch.zeros(1)}
     with pytest.raises(InputError, match=r"gate\.weight has no place"):
         load_described(state)
+
+
+def test_shapes_of_no_network_are_refused() -> None:
+    broken = {"pos_embed": torch.zeros(3), "patch_embed.proj.weight": torch.tensor(1.0)}
+    for name, tensor in broken.items():
+        with pytest.raises(InputError, match="shapes that no such network has"):
+            load_described(timm_state() | {name: tensor})
+    stem = {f"{name}.weight": torch.zeros(4) for name in ("conv1", "layer1.0.conv1")}
+    stages = {f"layer{stage}.0.conv2.weight": torch.zeros(4, 4, 3, 3) for stage in (1, 2, 3, 4)}
+    with pytest.raises(InputError, match="shapes that no such network has"):
+        load_described(stem | stages)

@@ -109,7 +109,7 @@ def load_model(folder: Path) -> LoadedModel:
         model_config = _model_config(config["model"], folder)
         text_config = TextConfig(**config["text"]) if config["text"] else None
     except Exception:  # a damaged file makes its readers raise anything
-        raise InputError("the model folder is damaged", where=str(folder)) from None
+        raise damaged(folder) from None
     text = None
     if text_config:
         text = _text_encoder(text_config, folder, config["text_digest"])
@@ -118,9 +118,18 @@ def load_model(folder: Path) -> LoadedModel:
         model.live_text = live_text_of(text)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception:  # a damaged file makes its readers raise anything
-        raise InputError("the model folder is damaged", where=str(folder)) from None
+        raise damaged(folder) from None
     return LoadedModel(
         model=model.eval(), text=text, image=model_config.image, card=dict(config["card"])
+    )
+
+
+def damaged(folder: Path) -> InputError:
+    """Return the error of a model folder that cannot be read."""
+    return InputError(
+        "the model folder is damaged",
+        where=str(folder),
+        todo="restore it from a copy, or train the run again",
     )
 
 

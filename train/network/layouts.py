@@ -25,13 +25,17 @@ HEAD_WIDTH = 64  # of every published size of timm's vit_*; the file does not te
 def load_described(state: Mapping[str, Tensor], *, where: str = "weights") -> Backbone:
     """Return the backbone that a state dict describes, with its weights, strictly.
 
-    Raises InputError when it is of neither layout, or when a tensor is missing or has no place.
+    Raises InputError when it is of neither layout, or when a tensor is missing, of a wrong shape or
+    has no place.
     """
     names = plain_names(state)
-    if "conv1.weight" in names and "layer1.0.conv1.weight" in names:
-        return _resnet(names, where)
-    if "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names:
-        return _vit(names, where)
+    try:
+        if "conv1.weight" in names and "layer1.0.conv1.weight" in names:
+            return _resnet(names, where)
+        if "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names:
+            return _vit(names, where)
+    except (IndexError, TypeError, ValueError):  # an axis too few or too many
+        raise InputError("the weights have shapes that no such network has", where=where) from None
     raise InputError(
         "the weights are neither in torchvision's ResNet layout nor in timm's ViT layout",
         where=where,

@@ -7,6 +7,7 @@ all images, N texts, E width of the frozen text embeddings, D joint embedding.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -56,7 +57,8 @@ class ImageConfig:
             "channels must be 1 or 3": self.channels in (1, 3),
             "mean must be one number, or one a channel": len(self.mean) in lengths,
             "std must be one number, or one a channel": len(self.std) in lengths,
-            "std must be positive": all(value > 0 for value in self.std),
+            "mean must be finite": all(map(math.isfinite, self.mean)),
+            "std must be positive and finite": all(0 < value < math.inf for value in self.std),
         }
         problems = [rule for rule, holds in rules.items() if not holds]
         if problems:
