@@ -17,6 +17,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,9 @@ class Evaluation:
         no other column that tells one control's predictions from another's. Raises UsageError
         when nothing of what is asked can be done.
         """
-        reasons = self._reasons()
-        tasks = [TASKS[name] for name, reason in reasons.items() if reason is None]
+        tasks = [TASKS[name] for name in self.options.tasks if name not in self.left_out]
         if not tasks:
-            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             raise UsageError(f"nothing to evaluate: {why}", todo="choose another --task or encoder")
         controls = range(self.options.seeds if self.options.control else 0)
         cells = [
@@ -93,14 +93,11 @@ class Evaluation:
                 if cell.task == "linear" and cell.encoder not in CONTROLS:
                     yield replace(cell, encoder=NO_PIXELS, run_digest=DIGEST, pretrain_seed=None)
 
-    @property
-    def possible(self) -> bool:
-        """Whether any of what is asked can be done."""
-        return None in self._reasons().values()
-
-    def _reasons(self) -> dict[str, str | None]:
-        """Return why each task asked for cannot be done; None of one that can."""
-        return {name: self._why_not(TASKS[name]) for name in self.options.tasks}
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """The tasks asked for that cannot be done, each with the reason."""
+        reasons = {name: self._why_not(TASKS[name]) for name in self.options.tasks}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def _why_not(self, task: Task) -> str | None:
         if self.settings[task.name] is None:

@@ -137,8 +137,12 @@ def _on_reading(
         matched, facts = _facts(request, tests, each, crew)
         options = _unseen(request, tests, each, crew)
         evaluation = Evaluation(each.source, matched, folder, options, crew)
-        if tests.reading and not evaluation.possible:
+        missing = evaluation.left_out
+        if tests.reading and len(missing) == len(options.tasks):
             continue
+        if 0 < len(missing) < len(options.tasks):
+            told = "; ".join(f"{task}: {why}" for task, why in missing.items())
+            _tell(request, crew, f"not measured on {tests.name}: {told}")
         try:
             found[folder] = evaluation.run(facts, interrupts, resume=request.resume)
         except Stopped as stopped:
@@ -202,8 +206,6 @@ def _encoders(request: Request, crew: Crew) -> list[_Asked]:
         plain = source.name.removesuffix(SUPERVISED)
         folder = Folders(request.root).run(safe_name(f"encoder-{plain}-{source.digest[:8]}"))
         asked.append(_Asked(source=source, folder=folder, run=None))
-        if {"zeroshot", Retrieve.name} & {*request.options.tasks} and not source.reads_text:
-            _tell(request, crew, f"{source.name} has no text side: no zero-shot, no retrieval")
     return asked
 
 

@@ -93,11 +93,12 @@ def fit(
     folder: Path,
     interrupts: Interrupts,
     progress: str = "none",
+    what: str = "epochs",
 ) -> Curve:
     """Train the lesson's module on these samples; it ends with the weights of its best epoch.
 
-    `folder` holds the state after the last whole epoch; who is done with it removes it. Raises
-    Stopped between two batches after a signal.
+    `folder` holds the state after the last whole epoch; who is done with it removes it. `what` is
+    what progress is called. Raises Stopped between two batches after a signal.
     """
     module = lesson.module
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
@@ -109,7 +110,7 @@ def fit(
     )
     names = [name for name, _ in trained]
     curve, best = _restore(folder, module, optimizer, names)
-    with Progress("epochs", schedule.epochs, progress) as bar:
+    with Progress(what, schedule.epochs, progress) as bar:
         bar.start_at(len(curve.judged))
         while not curve.ends(schedule):
             loss = _epoch(lesson, optimizer, rows, schedule, len(curve.judged), seed, interrupts)
@@ -149,6 +150,7 @@ class Training(Generic[Taught]):
 class Teacher:
     """How every lesson of a cell is trained: the seed, where its state is kept, who watches."""
 
+    name: str
     seed: int
     folder: Path
     interrupts: Interrupts
@@ -175,6 +177,7 @@ class Teacher:
                     folder=self.folder / f"lr-{rate:g}",
                     interrupts=self.interrupts,
                     progress=self.progress,
+                    what=f"{self.name} at {rate:g}, epochs",
                 ),
                 lr=rate,
             )

@@ -96,6 +96,7 @@ class Work:
     def teacher(self) -> Teacher:
         """How heads of this cell are trained."""
         return Teacher(
+            name=f"{self.cell.encoder} {self.cell.task}",
             seed=self.cell.head_seed,
             folder=self.folder,
             interrupts=self.interrupts,

@@ -202,6 +202,13 @@ def test_all_encoders_of_a_call_stand_in_one_table(root: Path, make_run: Make) -
     assert tables[0] == tables[1] and tables[0].count("\n| ") == 5
 
 
+def test_tasks_that_cannot_be_done_are_named_with_the_reason(root: Path) -> None:
+    result = run(root, SET, "--task", "zeroshot", "--task", "detect", "--task", "ground")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("not measured"))
+    assert line.startswith(f"not measured on {SET}: detect: no film of the train split")
+    assert "; ground: " in line and "zeroshot" not in line
+
+
 def test_all_of_a_protocol_takes_its_sets_only(both: Path) -> None:
     text = done(both, "all", "--protocol", "paper", "--task", "zeroshot", "--no-control")
     assert f"{SET}-paper" in text and not (Folders(both).run("run") / "eval" / SET).exists()
