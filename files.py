@@ -237,7 +237,11 @@ def read_table(
             f"{table.name} table is not readable as Parquet", where=str(path)
         ) from None
     if data is None:
-        raise InputError(f"{table.name} table lacks columns {', '.join(missing)}", where=str(path))
+        raise InputError(
+            f"{table.name} table lacks columns {', '.join(missing)}",
+            where=str(path),
+            todo="it is of another version, or no table of ours: make it again with this version",
+        )
     return data.select(wanted)
 
 

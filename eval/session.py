@@ -109,12 +109,14 @@ def _on_set(
             f"{request.protocol}",
             todo=f"prepare the archive with --protocol {request.protocol}, and evaluate that set",
         )
-    found = _on_reading(request, first, asked, interrupts, crew)
+    found = _on_reading(request, first, asked, interrupts, crew, only=not others)
     tasks = tuple(task.name for task in OF_LABELS if task.name in request.options.tasks)
     # what stderr says of a set holds for all its readings
     again = replace(request, quiet=True, options=replace(request.options, tasks=tasks))
     for tests in others if tasks else ():
-        found |= _on_reading(again, tests, asked, interrupts, crew)
+        found |= _on_reading(again, tests, asked, interrupts, crew, only=False)
+    if not found:
+        raise UsageError(f"nothing to evaluate in {opened.name}", todo="choose another --task")
     return Outcome(
         dataset=safe_name(opened.name),
         documents=list(found.values()),
@@ -124,11 +126,17 @@ def _on_set(
 
 
 def _on_reading(
-    request: Request, tests: TestSet, asked: Sequence[_Asked], interrupts: Interrupts, crew: Crew
+    request: Request,
+    tests: TestSet,
+    asked: Sequence[_Asked],
+    interrupts: Interrupts,
+    crew: Crew,
+    *,
+    only: bool,
 ) -> dict[Path, dict[str, Any]]:
     """Evaluate the encoders on one reading of a set; return what each results.json holds.
 
-    An encoder that cannot be measured on a second reading is left out there.
+    An encoder that cannot be measured on it is left out, unless it is the `only` reading.
     """
     found = {}
     for each in asked:
@@ -138,11 +146,12 @@ def _on_reading(
         options = _unseen(request, tests, each, crew)
         evaluation = Evaluation(each.source, matched, folder, options, crew)
         missing = evaluation.left_out
-        if tests.reading and len(missing) == len(options.tasks):
-            continue
-        if 0 < len(missing) < len(options.tasks):
+        nothing = len(missing) == len(options.tasks)
+        if missing and not (nothing and only):  # of which the evaluation itself tells
             told = "; ".join(f"{task}: {why}" for task, why in missing.items())
             _tell(request, crew, f"not measured on {tests.name}: {told}")
+        if nothing and not only:
+            continue
         try:
             found[folder] = evaluation.run(facts, interrupts, resume=request.resume)
         except Stopped as stopped:

@@ -245,3 +245,26 @@ def test_prompts_settings_and_policies_are_those_of_the_archive(evaluated: Path)
         for label, pair in cell["prompts"].items():
             assert other["prompts"][label] == pair
             assert other["settled"][label] == cell["settled"][label]  # on automatic labels
+
+
+def test_without_automatic_labels_the_radiologists_alone_are_scored(
+    sharded: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sharded / "source", source)
+    for path in source.glob("*chexpert*"):
+        path.unlink()
+    shutil.copytree(sharded / "runs", tmp_path / "runs")
+    shared = ("--root", tmp_path, "--quiet")
+    call("prep", "mimic", source, "--name", SET, "--size", 32, *shared)
+    asked = ("eval", SET, "--task", "zeroshot", "--task", "linear", "--root", tmp_path)
+    result = call(*asked, "--no-control", "--json")
+    assert {row["dataset"] for row in json.loads(result.stdout)["rows"]} == {READ}
+    assert f"not measured on {SET}: zeroshot: {SET} has no label" in result.stderr
+    assert not (folder(tmp_path, SET) / "results.json").exists()
+    nothing = CliRunner().invoke(
+        app,
+        [str(word) for word in (*asked[:2], "--task", "linear")]
+        + ["--root", str(tmp_path), "--quiet"],
+    )
+    assert "nothing to evaluate" in str(nothing.exception)
