@@ -11,6 +11,7 @@ from typing import Any
 from ..contract import Folders, InputError, Stopped, UsageError
 from ..files import read_json, safe_name, set_private
 from ..options import FaultBudget
+from ..prep.commands import app as archives
 from ..prep.protocols.protocol import PROTOCOLS
 from ..shards.manifest import ShardSet
 from ..shards.reading.remote import open_remote
@@ -176,10 +177,12 @@ def choose_set(root: Path, name: str, protocol: str | None) -> str:
         if each in there:
             return each
     more = f" --protocol {protocol}" if protocol not in (None, CLEAN) else ""
+    todo = f"prepare it first: imitate prep {name} SRC{more}"
+    if name not in {command.name for command in archives.registered_commands}:
+        known = f"prepared are {', '.join(sorted({*there}))}; " if there else ""
+        todo = f"{known}imitate prep --help lists the archives"
     raise InputError(
-        f"{names[0]} is not prepared",
-        where=str(folders.prepared(names[0])),
-        todo=f"prepare it first: imitate prep {name} SRC{more}",
+        f"{names[0]} is not prepared", where=str(folders.prepared(names[0])), todo=todo
     )
 
 

@@ -87,6 +87,10 @@ def test_a_protocol_that_is_not_prepared_is_named(both: Path) -> None:
     assert error.code == Exit.USAGE and "clean" in str(error)
     error = failure(run(both, "nih", "--protocol", "paper"))
     assert error.code == Exit.INPUT and "imitate prep nih SRC --protocol paper" in str(error)
+    error = failure(run(both, "phantom-rsn"))
+    assert error.code == Exit.INPUT and f"prepared are {SET}, {SET}-paper; imitate prep" in str(
+        error
+    )
     error = failure(run(both, SET, "--protocol", "papers"))
     assert error.code == Exit.USAGE and "clean, paper, mgca, benchx" in str(error)
 
