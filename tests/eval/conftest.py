@@ -13,8 +13,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from imitate.contract import Folders
+from imitate.eval.encoders.crew import Crew
+from imitate.eval.encoders.encoder import OurModel
+from imitate.eval.encoders.features import Pictures
+from imitate.eval.table import Cell
+from imitate.eval.tasks.task import EvalOptions, Work
+from imitate.eval.testset import TestSet
 from imitate.files import blake3_hex, write_json, write_table, write_text
 from imitate.schema import MANIFEST, SCHEMA_VERSION
+from imitate.work import Interrupts
 
 SIZE = 16
 WORDS = ("Bright film.", "Dark film.", "No acute cardiopulmonary process.", "Pneumonia.")
@@ -152,6 +159,50 @@ def built(
 @pytest.fixture
 def root(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built, tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def make_cell_work() -> Callable[..., Work]:
+    """Make the work of one cell of an evaluation, in a folder; keywords replace what it has."""
+
+    def make(
+        source: OurModel,
+        tests: TestSet,
+        folder: Path,
+        /,
+        *,
+        task: str,
+        fraction: float = 1.0,
+        seed: int = 0,
+        **over: object,
+    ) -> Work:
+        interrupts = Interrupts()
+        cell = Cell(
+            encoder="run",
+            run_digest=source.digest,
+            pretrain_seed=3,
+            task=task,
+            fraction=fraction,
+            draw=0,
+            head_seed=seed,
+        )
+        pictures = Pictures(
+            tests=tests,
+            folder=folder / "features",
+            name="own",
+            digest=source.digest,
+            load=lambda: source.load("cpu"),
+            crew=Crew(),
+            workers=1,
+            progress="none",
+            interrupts=interrupts,
+        )
+        known = {"cell": cell, "tests": tests, "pictures": pictures, "interrupts": interrupts}
+        known |= {"options": EvalOptions(progress="none"), "device": torch.device("cpu")}
+        known |= {"folder": folder / "unfinished"}
+        return Work(**(known | over))  # type: ignore[arg-type]
+
+    return make
 
 
 class Block(nn.Module):

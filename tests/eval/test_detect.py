@@ -13,12 +13,9 @@ import torch
 
 from imitate.contract import Folders, InputError, Stopped
 from imitate.eval.boxes import MEASURES, detection_rows
-from imitate.eval.encoders.crew import Crew
 from imitate.eval.encoders.encoder import OurModel
-from imitate.eval.encoders.features import Pictures
 from imitate.eval.heads.detector import LEAST, Boxes
 from imitate.eval.protocols.setting import at_fraction, read_setting
-from imitate.eval.table import Cell
 from imitate.eval.tasks.detect import Detect
 from imitate.eval.tasks.task import EvalOptions, Found, Work
 from imitate.eval.testset import TestSet, open_testset
@@ -79,41 +76,16 @@ def source(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Pat
 
 
 @pytest.fixture(scope="module")
-def make_work(rsna: Path, source: OurModel, tmp_path_factory: pytest.TempPathFactory) -> MakeWork:
-    def make(*, tests: TestSet | None = None, fraction: float = 1.0, **over: object) -> Work:
-        tests, folder = tests or opened(rsna), tmp_path_factory.mktemp("work")
-        interrupts = Interrupts()
-        cell = Cell(
-            encoder="run",
-            run_digest=source.digest,
-            pretrain_seed=3,
-            task="detect",
-            fraction=fraction,
-            draw=0,
-            head_seed=0,
-        )
-        pictures = Pictures(
-            tests=tests,
-            folder=folder / "features",
-            name="own",
-            digest=source.digest,
-            load=lambda: source.load("cpu"),
-            crew=Crew(),
-            workers=1,
-            progress="none",
-            interrupts=interrupts,
-        )
-        known = {
-            "cell": cell,
-            "tests": tests,
-            "pictures": pictures,
-            "setting": SETTING,
-            "options": EvalOptions(progress="none"),
-            "device": torch.device("cpu"),
-            "folder": folder / "unfinished",
-            "interrupts": interrupts,
-        }
-        return Work(**(known | over))  # type: ignore[arg-type]
+def make_work(
+    rsna: Path,
+    source: OurModel,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_cell_work: MakeWork,
+) -> MakeWork:
+    def make(*, tests: TestSet | None = None, **over: object) -> Work:
+        folder = tmp_path_factory.mktemp("work")
+        known = {"task": "detect", "setting": SETTING}
+        return make_cell_work(source, tests or opened(rsna), folder, **(known | over))
 
     return make
 

@@ -12,11 +12,8 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
 from imitate.contract import Folders, Stopped
-from imitate.eval.encoders.crew import Crew
 from imitate.eval.encoders.encoder import OurModel
-from imitate.eval.encoders.features import Pictures
 from imitate.eval.heads.classifier import Classifier, cross_entropy, macro_auroc
-from imitate.eval.table import Cell
 from imitate.eval.tasks.finetune import Finetune, LinearAugmented
 from imitate.eval.tasks.task import EvalOptions, Found, Work
 from imitate.eval.testset import TestSet, open_testset
@@ -49,44 +46,11 @@ def source(built: Path) -> OurModel:
 
 
 @pytest.fixture
-def make_work(tests: TestSet, source: OurModel, tmp_path: Path) -> MakeWork:
-    interrupts = Interrupts()
-    options = EvalOptions(progress="none")
-    pictures = Pictures(
-        tests=tests,
-        folder=tmp_path / "features",
-        name="own",
-        digest=source.digest,
-        load=lambda: source.load("cpu"),
-        crew=Crew(),
-        workers=1,
-        progress="none",
-        interrupts=interrupts,
-    )
-
-    def make(
-        task: str = "finetune", *, fraction: float = 1.0, seed: int = 0, **over: object
-    ) -> Work:
-        cell = Cell(
-            encoder="run",
-            run_digest=source.digest,
-            pretrain_seed=3,
-            task=task,
-            fraction=fraction,
-            draw=0,
-            head_seed=seed,
-        )
-        known = {
-            "cell": cell,
-            "tests": tests,
-            "pictures": pictures,
-            "setting": SETTING,
-            "options": options,
-            "device": torch.device("cpu"),
-            "folder": tmp_path / "unfinished",
-            "interrupts": interrupts,
-        }
-        return Work(**(known | over))  # type: ignore[arg-type]
+def make_work(
+    tests: TestSet, source: OurModel, tmp_path: Path, make_cell_work: MakeWork
+) -> MakeWork:
+    def make(task: str = "finetune", **over: object) -> Work:
+        return make_cell_work(source, tests, tmp_path, task=task, **({"setting": SETTING} | over))
 
     return make
 

@@ -10,19 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from imitate.contract import Folders, InputError, Stopped
-from imitate.eval.encoders.crew import Crew
 from imitate.eval.encoders.encoder import OurModel
-from imitate.eval.encoders.features import Pictures
 from imitate.eval.heads.regions import Regions
 from imitate.eval.heads.stock import Stock
 from imitate.eval.masks import Overlaps, overlap_rows
 from imitate.eval.protocols.setting import read_setting
-from imitate.eval.table import Cell
 from imitate.eval.tasks.segment import Segment
-from imitate.eval.tasks.task import EvalOptions, Found, Work
+from imitate.eval.tasks.task import Found, Work
 from imitate.eval.testset import TestSet, open_testset
 from imitate.files import read_rows
 from imitate.prep.phantoms.siim import write_siim
@@ -56,43 +52,15 @@ def tests(siim: Path) -> TestSet:
 
 
 @pytest.fixture
-def make_work(tests: TestSet, tmp_path: Path, make_run: Callable[..., Path]) -> MakeWork:
+def make_work(
+    tests: TestSet, tmp_path: Path, make_run: Callable[..., Path], make_cell_work: MakeWork
+) -> MakeWork:
     folder = make_run(tmp_path) / "model"
     source = OurModel(folder, name="run", seed=3, access="open")
 
-    def make(*, tests: TestSet = tests, fraction: float = 1.0, **over: object) -> Work:
-        interrupts = Interrupts()
-        cell = Cell(
-            encoder="run",
-            run_digest=source.digest,
-            pretrain_seed=3,
-            task="segment",
-            fraction=fraction,
-            draw=0,
-            head_seed=0,
-        )
-        pictures = Pictures(
-            tests=tests,
-            folder=tmp_path / "features",
-            name="own",
-            digest=source.digest,
-            load=lambda: source.load("cpu"),
-            crew=Crew(),
-            workers=1,
-            progress="none",
-            interrupts=interrupts,
-        )
-        known = {
-            "cell": cell,
-            "tests": tests,
-            "pictures": pictures,
-            "setting": SETTING,
-            "options": EvalOptions(progress="none"),
-            "device": torch.device("cpu"),
-            "folder": tmp_path / "unfinished",
-            "interrupts": interrupts,
-        }
-        return Work(**(known | over))  # type: ignore[arg-type]
+    def make(*, tests: TestSet = tests, **over: object) -> Work:
+        known = {"task": "segment", "setting": SETTING}
+        return make_cell_work(source, tests, tmp_path, **(known | over))
 
     return make
 
