@@ -8,6 +8,7 @@ writer of a section can forget it. Equal data are equal bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -248,11 +249,15 @@ def render_page(page: Page) -> str:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the page, for its owner's eyes only (mode 0600) unless it is open or shareable."""
-    with atomic(path) as partial_file:
-        restricted = page.access == "credentialed" and not page.shareable
-        partial_file.touch(mode=0o600 if restricted else 0o666)
-        partial_file.write_text(render_page(page), encoding="utf-8")
+    """Write the page; if it is neither open nor shareable, for its owner's eyes alone."""
+    before = os.umask(0o077)
+    if page.access != "credentialed" or page.shareable:
+        os.umask(before)
+    try:
+        with atomic(path) as partial_file:
+            partial_file.write_text(render_page(page), encoding="utf-8")
+    finally:
+        os.umask(before)
 
 
 def _anchor(*titles: str) -> str:

@@ -5,7 +5,6 @@ Equal folders give equal bytes: commands as typed, times and machines are not in
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,6 @@ from pathlib import Path
 
 from ... import __version__
 from ...contract import InputError
-from ...files import set_private
 from ...page import Block, Heading, Page, Plots, Prose, Section, write_page
 from ...prep.sheets.report import REPORT, SHAREABLE
 from ..encoders.exposure import Exposure
@@ -43,14 +41,7 @@ def write_run_report(folder: Path, *, out: Path | None = None, shareable: bool =
     run = RunFolder.open(folder)
     path = out or folder / (SHAREABLE if shareable else REPORT)
     page = run_page(run, shareable=shareable)
-    umask = os.umask(0o077)
-    os.umask(umask)
-    try:
-        if not shareable:
-            set_private(page.access)
-        write_page(path, page)
-    finally:
-        os.umask(umask)
+    write_page(path, page)
     return path
 
 

@@ -6,13 +6,11 @@ time, its machine) is in the page; `card.json` holds that under `run`.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...files import set_private
 from ...page import Fold, Page, Prose, Section, Table, write_page
 from ..pixels.decoder import Decoder
 from .composition import composition_remarks, composition_section, labels_section, sizes_section
@@ -36,14 +34,7 @@ def write_report(
     prepared = PreparedSet.open(folder)
     path = out or folder / (SHAREABLE if shareable else REPORT)
     page = report_page(prepared, decoder, shareable=shareable)
-    umask = os.umask(0o077)
-    os.umask(umask)
-    try:
-        if not shareable:
-            set_private(page.access)
-        write_page(path, page)
-    finally:
-        os.umask(umask)
+    write_page(path, page)
     return path
 
 
