@@ -158,7 +158,7 @@ def test_report_text_is_in_no_log(built: Path) -> None:
         (["train", "nothing"], 2, "demo"),
         (["train", "demo"], 3, "imitate"),
         (["train", "demo", "--set", "optim.ephocs=1"], 2, "optim.epochs"),
-        (["eval", "nothing"], 3, "imitate prep nothing"),
+        (["eval", "rsna"], 3, "imitate prep rsna SRC"),
         (["config", "check", "{tmp}/nowhere.yaml"], 3, "nowhere"),
     ],
 )

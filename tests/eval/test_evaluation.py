@@ -301,7 +301,7 @@ def test_newest_finished_run_is_taken(root: Path, make_run: Make) -> None:
 @pytest.mark.parametrize(
     ("arguments", "dataset", "code", "says"),
     [
-        ((), "nothing", Exit.INPUT, "imitate prep nothing SRC"),
+        ((), "nothing", Exit.INPUT, "prepared are phantom-rsna; imitate prep --help"),
         (("--run", "nobody"), SET, Exit.INPUT, "nobody"),
         (("--task", "guess"), SET, Exit.USAGE, "zeroshot, linear,"),
         (("--fraction", "0"), SET, Exit.USAGE, "--fraction"),
